@@ -1,0 +1,10 @@
+"""Algorithms as tuples of pure functions. One file and one line here per learner."""
+
+from ..config import Config
+from ..types import Algorithm, EnvSpec
+from .value import make_value
+
+
+def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
+    """The algorithm that `config` describes, for environments of shape `spec`."""
+    return make_value(config, spec)

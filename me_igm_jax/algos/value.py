@@ -1,0 +1,290 @@
+"""The value family: one learner composed of agent net x local x mixer x transform x policy x temperature.
+
+QMIX, VDN and QPLEX bootstrap from the greedy next action (double Q-learning); the maximum-entropy
+members bootstrap from an action sampled from the current policy and add its entropy. Which member a
+run is, is a choice of parts in `config.algo`; there is no code for any single system.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..config import Config, Hypers
+from ..mixers import CentralMixer, make_mixer
+from ..nets import Agent, agent_inputs, last_actions
+from ..policies import (
+    epsilon_greedy,
+    geometric_schedule,
+    greedy_action,
+    linear_schedule,
+    masked,
+    sample,
+    softmax_policy,
+)
+from ..returns import lambda_return, masked_mean
+from ..transforms import make_local, make_transform
+from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
+
+sg = jax.lax.stop_gradient
+
+
+class Targets(NamedTuple):
+    """What the online networks are fitted to, and the policy it was computed with."""
+
+    q_tot: jax.Array  # [T, B] lambda-return
+    entropy: jax.Array  # [T, B] exact joint entropy of the current policy
+
+
+def make_value(config: Config, spec: EnvSpec) -> Algorithm:
+    """Build the learner that `config.algo` describes, for environments of shape `spec`.
+
+    Losses (ME-IGM Eqs. 8, 9, 11; see docs/algorithms.md for what is taken from paper or code):
+      L(theta) = 1/2 w (Q_tot(s, u) - G)^2          G: `returns.lambda_return`
+      L(phi)   = 1/2 (sg Q_tot(s, u) - sum_i OPT_i(sg Q_i(u_i), s))^2
+      L(omega) = alpha (H(pi) - N H_target)          on log alpha
+    """
+    algo, net = config.algo, config.net
+    soft = algo.policy == "softmax"
+    agent = Agent(spec.n_actions, net.hidden, net.recurrent)
+    mixer, central_mixer = make_mixer(algo), CentralMixer(algo.central_embed)
+    transform, local = make_transform(algo), make_local(algo)
+
+    def inputs(step: TimeStep, last_action: jax.Array) -> jax.Array:
+        return agent_inputs(step, last_action, spec.n_actions, net.last_action, net.agent_id)
+
+    def zero_hidden(B: int) -> jax.Array:
+        return jnp.zeros((B, spec.n_agents, net.hidden))
+
+    def optimiser(hypers: Hypers) -> optax.GradientTransformation:
+        clip = optax.clip_by_global_norm(hypers.max_grad_norm)
+        return optax.chain(clip, optax.adam(hypers.lr, eps=1e-8))
+
+    def alpha_optimiser(hypers: Hypers) -> optax.GradientTransformation:
+        return (optax.adam if algo.temperature == "adam" else optax.sgd)(hypers.alpha_lr)
+
+    # -- acting -----------------------------------------------------------------------------------
+
+    def carry(B: int):
+        return zero_hidden(B), jnp.full((B, spec.n_agents), -1)
+
+    def utilities(learner: Learner, carry, step: TimeStep):
+        hidden, last_action = carry
+        x = inputs(step, last_action)[None]
+        first = jnp.zeros((1, x.shape[1]), bool)
+        hidden, q = agent.apply(learner.params["agent"], hidden, x, first)
+        return hidden, q[0]
+
+    def act(learner: Learner, carry, step: TimeStep, key, env_steps, hypers: Hypers):
+        hidden, q = utilities(learner, carry, step)
+        if soft:
+            logits = policy_logits(learner.params, q, step.state)
+            policy = softmax_policy(logits / jnp.exp(learner.log_alpha), step.avail)
+            action = sample(key, policy)
+        else:
+            eps = linear_schedule(hypers.eps_start, hypers.eps_end, hypers.eps_steps, env_steps)
+            action = epsilon_greedy(key, q, step.avail, eps)
+        return (hidden, action), action
+
+    def greedy(learner: Learner, carry, step: TimeStep):
+        hidden, q = utilities(learner, carry, step)
+        action = greedy_action(q, step.avail)
+        return (hidden, action), action
+
+    # -- values -----------------------------------------------------------------------------------
+
+    def sequence(batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Agent inputs and resets at each instant that matters, leading axes [T or T+1, B]."""
+        instants = len(batch.first) - spec.one_step
+        steps = jax.tree.map(lambda x: x[:instants], batch.steps)
+        return inputs(steps, last_actions(batch, instants)), batch.first[:instants]
+
+    def unroll(params: Params, x: jax.Array, first: jax.Array) -> dict[str, jax.Array]:
+        """Utilities of every agent network, each [T or T+1, B, N, A]."""
+        hidden = zero_hidden(first.shape[1])
+        return {k: agent.apply(p, hidden, x, first)[1] for k, p in params.items()}
+
+    def policy_logits(params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
+        values = local.apply(params["local"], q, state)
+        return transform.apply(params["transform"], sg(values), state)
+
+    def mix(params: Params, q, action: jax.Array, state, avail) -> jax.Array:
+        """Q_tot(s, action) from raw utilities q."""
+        values = local.apply(params["local"], q, state)
+        return mixer.apply(params["mixer"], *choose(values, action, avail), state)
+
+    def choose(values, action, avail):
+        onehot = jax.nn.one_hot(action, spec.n_actions)
+        return (values * onehot).sum(-1), masked(values, avail).max(-1), onehot
+
+    def mix_central(params: Params, q, action, state, avail) -> jax.Array:
+        return central_mixer.apply(params["central_mixer"], *choose(q, action, avail), state)
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def targets(learner: Learner, q, x, batch: Batch, key, hypers: Hypers) -> Targets:
+        T = len(batch.reward)
+        alpha = jnp.exp(learner.log_alpha)
+        state, avail = batch.steps.state[: len(q)], batch.steps.avail[: len(q)]
+        policy = softmax_policy(policy_logits(learner.params, q, state) / alpha, avail)
+        entropy = policy.entropy().sum(-1)  # [T(+1), B]
+        if spec.one_step:
+            return Targets(batch.reward, entropy)
+        if soft:
+            action = sample(key, policy)
+            h = {
+                "sample": -policy.log_prob(action).sum(-1),
+                "exact": entropy,
+                "none": jnp.zeros_like(entropy),
+            }
+            bonus = alpha * h[algo.entropy]
+        else:
+            action, bonus = greedy_action(q, avail), jnp.zeros_like(entropy)
+        target = learner.target
+        q_target = unroll(split_params(target)[0], x, batch.first)
+        if algo.central_critic:
+            value = mix_central(target, q_target["central_agent"], action, state, avail)
+        else:
+            value = mix(target, q_target["agent"], action, state, avail)
+        g = lambda_return(
+            batch.reward, batch.discount, batch.mask, value, bonus, hypers.gamma, hypers.td_lambda
+        )
+        return Targets(g, entropy[:T])
+
+    def weights(q_tot, opt_sum, g, hypers: Hypers):
+        """TD weights and what the weighted sum is divided by, both [T, B]."""
+        ones = jnp.ones_like(q_tot)
+        if algo.weighting == "optimistic":  # Weighted QMIX, OW: full weight where under-estimated
+            return jnp.where(q_tot < g, 1.0, hypers.optimistic_weight), ones
+        if algo.weighting == "soft_qmix":  # the released code's rule, not in any paper
+            w = jnp.where((q_tot > opt_sum) == (q_tot < g), 0.5, 1.0)
+            return w, w
+        return ones, ones
+
+    def losses(qs, heads: Params, batch: Batch, g: jax.Array, hypers: Hypers):
+        T = len(batch.reward)
+        state, avail = batch.steps.state[:T], batch.steps.avail[:T]
+        q = qs["agent"][:T]
+        q_tot = mix(heads, q, batch.action, state, avail)
+        logits = policy_logits(heads, sg(q), state)
+        opt_sum = choose(logits, batch.action, avail)[0].sum(-1)
+        gap = sg(q_tot) - opt_sum
+        w, norm = weights(sg(q_tot), sg(opt_sum), g, hypers)
+        mask = batch.mask
+        td = 0.5 * (mask * w * jnp.square(q_tot - g)).sum() / jnp.maximum((mask * norm).sum(), 1e-8)
+        opt = 0.5 * masked_mean(jnp.square(gap), mask)
+        metrics = {
+            "loss_td": td,
+            "loss_opt": opt,
+            "q_tot": masked_mean(q_tot, mask),
+            "target": masked_mean(g, mask),
+            "delta_q": masked_mean(jnp.abs(gap), mask),
+        }
+        loss = td + opt
+        if algo.central_critic:
+            q_hat = mix_central(heads, qs["central_agent"][:T], batch.action, state, avail)
+            metrics["loss_central"] = 0.5 * masked_mean(jnp.square(q_hat - g), mask)
+            loss += metrics["loss_central"]
+        return loss, metrics
+
+    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
+        agents, heads = split_params(learner.params)
+        # One unroll serves both the targets and, through its pull-back, the gradient.
+        x, first = sequence(batch)
+        qs, pull_back = jax.vjp(lambda p: unroll(p, x, first), agents)
+        goal = targets(learner, qs["agent"], x, batch, key, hypers)
+        grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
+        (d_qs, d_heads), metrics = grad(qs, heads, batch, goal.q_tot, hypers)
+        grads = {**pull_back(d_qs)[0], **d_heads}
+        step, opt_state = optimiser(hypers).update(grads, learner.opt_state, learner.params)
+        log_alpha, alpha_opt_state, entropy = learn_temperature(
+            learner, goal.entropy, batch.mask, env_steps, hypers
+        )
+        metrics |= {
+            "entropy": entropy / spec.n_agents,
+            "alpha": jnp.exp(learner.log_alpha),
+            "grad_norm": optax.global_norm(grads),
+        }
+        learner = learner._replace(
+            params=optax.apply_updates(learner.params, step),
+            opt_state=opt_state,
+            log_alpha=log_alpha,
+            alpha_opt_state=alpha_opt_state,
+            updates=learner.updates + 1,
+        )
+        return learner, metrics
+
+    def learn_temperature(learner: Learner, entropy, mask, env_steps, hypers: Hypers):
+        entropy = masked_mean(entropy, mask)
+        log_alpha, opt_state = learner.log_alpha, learner.alpha_opt_state
+        if algo.temperature == "anneal":
+            start, end, steps = hypers.alpha, hypers.alpha_end, hypers.alpha_steps
+            log_alpha = jnp.log(geometric_schedule(start, end, steps, env_steps))
+        elif algo.temperature != "fixed":
+            # Eq. 11 with the entropy of the current policy: d/d log alpha of alpha (H - N H_target)
+            grad = jnp.exp(log_alpha) * (entropy - spec.n_agents * hypers.target_entropy)
+            step, opt_state = alpha_optimiser(hypers).update(grad, opt_state)
+            log_alpha = log_alpha + step
+        return log_alpha, opt_state, entropy
+
+    def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
+        if spec.one_step:
+            return learner  # nothing is bootstrapped
+
+        def move(old, new):
+            return jnp.where(due, hypers.tau * new + (1 - hypers.tau) * old, old)
+
+        return learner._replace(target=jax.tree.map(move, learner.target, learner.params))
+
+    # -- life cycle -------------------------------------------------------------------------------
+
+    def init(key: jax.Array, hypers: Hypers) -> Learner:
+        keys = iter(jax.random.split(key, 6))
+        q = jnp.zeros((1, spec.n_agents, spec.n_actions))
+        state, action = jnp.zeros((1, spec.state_dim)), jnp.zeros_like(q)
+        obs = jnp.zeros((1, spec.n_agents, *spec.obs_shape))
+        step = TimeStep(obs, state, q, q[..., 0])
+        x = inputs(step, jnp.full((1, spec.n_agents), -1))[None]
+        first = jnp.zeros((1, 1), bool)
+        mixing = (q[..., 0], q[..., 0], action, state)
+        params = {
+            "agent": agent.init(next(keys), zero_hidden(1), x, first),
+            "mixer": mixer.init(next(keys), *mixing),
+            "transform": transform.init(next(keys), q, state),
+            "local": local.init(next(keys), q, state),
+        }
+        if algo.central_critic:
+            params["central_agent"] = agent.init(next(keys), zero_hidden(1), x, first)
+            params["central_mixer"] = central_mixer.init(next(keys), *mixing)
+        log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
+        return Learner(
+            params=params,
+            target=params,
+            opt_state=optimiser(hypers).init(params),
+            log_alpha=log_alpha,
+            alpha_opt_state=alpha_optimiser(hypers).init(log_alpha),
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def inspect(learner: Learner, batch: Batch) -> Inspection:
+        T = len(batch.reward)
+        state, avail = batch.steps.state[:T], batch.steps.avail[:T]
+        q = unroll(split_params(learner.params)[0], *sequence(batch))["agent"][:T]
+        logits = policy_logits(learner.params, q, state)
+        probs = softmax_policy(logits / jnp.exp(learner.log_alpha), avail).probs
+        return Inspection(
+            q=local.apply(learner.params["local"], q, state),
+            q_tot=mix(learner.params, q, batch.action, state, avail),
+            q_tot_greedy=mix(learner.params, q, greedy_action(q, avail), state, avail),
+            logits=logits,
+            probs=probs,
+        )
+
+    return Algorithm(init, carry, act, greedy, update, refresh_target, inspect)
+
+
+def split_params(params: Params) -> tuple[Params, Params]:
+    """The networks unrolled over time, and all that is applied to their outputs."""
+    agents = {k: v for k, v in params.items() if k in ("agent", "central_agent")}
+    return agents, {k: v for k, v in params.items() if k not in agents}

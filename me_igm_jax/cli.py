@@ -1,0 +1,193 @@
+"""me-igm: the command line. Every option of train and sweep is a field of `config.Config`."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from .config import Config, ConfigError, validate
+from .presets import from_dict, load, nearest, preset_names, to_dict
+
+_COMMANDS = {
+    "train": "train one preset on one environment, or continue a run (--resume DIR)",
+    "sweep": "train a grid of hyperparameters times seeds in one program (--grid hypers.lr=1e-4,5e-4)",
+    "eval": "evaluate a finished run's greedy policies on fresh episodes",
+    "plot": "draw learning curves of one or more runs",
+    "list": "list presets and environments",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Bad input is one line on stderr and exit status 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands = {"train": train, "sweep": sweep, "eval": evaluate, "plot": plot, "list": show}
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: me-igm COMMAND [options]      (me-igm COMMAND --help for its options)\n")
+        print("\n".join(f"  {name:6} {what}" for name, what in _COMMANDS.items()))
+        sys.exit(0 if args else 2)
+    try:
+        if args[0] not in commands:
+            raise ConfigError(f"command '{args[0]}': unknown{nearest(args[0], commands)}")
+        commands[args[0]](args[1:])
+    except ConfigError as error:
+        print(f"me-igm: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def train(args: list[str]) -> None:
+    """me-igm train --preset P --env E [--section.key value ...] | --resume DIR"""
+    options, rest = _known(args, "--resume")
+    if options["resume"] is None:
+        return _run(_parse("me-igm train", rest), {})
+    if rest and "--help" not in rest:
+        raise ConfigError(f"--resume continues a run as it was; it takes no {rest[0]}")
+    from .checkpoint import is_resumable
+    from .records import read_config
+
+    directory = Path(options["resume"])
+    config, grid = read_config(directory)
+    if (directory / "summary.json").exists():
+        raise ConfigError(f"{directory}: is finished; there is nothing to resume")
+    if not is_resumable(directory):
+        raise ConfigError(f"{directory}: holds no checkpoint that can be resumed")
+    _run(config, grid, resume=True)
+
+
+def sweep(args: list[str]) -> None:
+    """me-igm sweep --preset P --env E --grid hypers.KEY=V1,V2 [--grid ...] [--section.key value ...]"""
+    options, rest = _known(args, "--grid", many=True)
+    config = _parse("me-igm sweep", rest)
+    if not options["grid"]:
+        raise ConfigError("--grid: needs at least one hypers.KEY=V1,V2,...")
+    grid = dict(_grid_axis(text, config) for text in options["grid"])
+    _run(config, grid)
+
+
+def _grid_axis(text: str, config: Config) -> tuple[str, list[float]]:
+    key, found, values = text.partition("=")
+    section, _, field = key.partition(".")
+    names = [f.name for f in dataclasses.fields(config.hypers)]
+    field = field.replace("-", "_")
+    if not found or section != "hypers":
+        raise ConfigError(f"--grid {text}: must read hypers.KEY=V1,V2,...")
+    if field not in names:
+        raise ConfigError(f"--grid {text}: unknown key{nearest(field, names)}")
+    try:
+        axis = [float(v) for v in values.split(",")]
+    except ValueError:
+        raise ConfigError(f"--grid {text}: the values must be numbers") from None
+    for value in axis:
+        validate(dataclasses.replace(config, hypers=config.hypers.replace(**{field: value})))
+    return field, axis
+
+
+def evaluate(args: list[str]) -> None:
+    """me-igm eval DIR [--episodes N] [--seed K]"""
+    parser = _Parser(prog="me-igm eval", description=_COMMANDS["eval"])
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--episodes", type=int, default=1000, help="episodes of each seed, exactly")
+    parser.add_argument("--seed", type=int, default=1, help="key of the fresh episodes")
+    options = parser.parse_args(args)
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes={options.episodes}: must be at least 1")
+    from .play import evaluate_run
+
+    for point in evaluate_run(options.run, options.episodes, options.seed)["points"]:
+        swept = "".join(f"{k}={v:g} " for k, v in point["point"].items())
+        for name in (k for k, v in point.items() if isinstance(v, dict) and "mean" in v):
+            low, high = point[name]["mean_interval"]
+            print(f"{swept}{name}: {point[name]['mean']:.3f}  95% over seeds [{low:.3f}, {high:.3f}]")
+
+
+def plot(args: list[str]) -> None:
+    """me-igm plot DIR [DIR ...] [--metric NAME] [--out FILE]"""
+    parser = _Parser(prog="me-igm plot", description=_COMMANDS["plot"])
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories")
+    parser.add_argument("--metric", help="column of metrics.jsonl; by default won, else return")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="file to write")
+    options = parser.parse_args(args)
+    if options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"--out {options.out}: must end in .png, .pdf or .svg")
+    from .plots import plot as draw
+
+    print(draw(options.runs, options.metric, options.out))
+
+
+def show(args: list[str]) -> None:
+    """me-igm list"""
+    _Parser(prog="me-igm list", description=_COMMANDS["list"]).parse_args(args)
+    from .envs import env_names
+
+    print("presets\n" + "\n".join(f"  {name}" for name in preset_names()))
+    print("environments\n" + "\n".join(f"  {name}" for name in env_names()))
+
+
+# -- parsing --------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ConfigError(f"{self.prog}: {message}")
+
+
+def _known(args: list[str], flag: str, many: bool = False) -> tuple[dict, list[str]]:
+    """Take `flag` and its value(s) out of the arguments; leave the rest to tyro."""
+    parser = _Parser(prog="me-igm", add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, action="append" if many else "store")
+    options, rest = parser.parse_known_args(args)
+    return vars(options), rest
+
+
+def _parse(prog: str, args: list[str]) -> Config:
+    """The preset's config with every given option set, typed and checked by tyro."""
+    first = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=Config.preset)
+    first.add_argument("--env", default=Config.env)
+    known, _ = first.parse_known_args(args)
+    default = load(known.preset, env=known.env)
+    help_wanted = any(arg in ("-h", "--help") for arg in args)
+    captured = io.StringIO()
+    try:
+        with contextlib.nullcontext() if help_wanted else contextlib.redirect_stderr(captured):
+            config = tyro.cli(
+                Config, prog=prog, args=args, default=default,
+                description="The options' defaults are those of the preset and environment given.",
+            )  # fmt: skip
+    except SystemExit as stop:
+        if help_wanted:
+            raise
+        raise ConfigError(_one_line(captured.getvalue())) from stop
+    return from_dict(to_dict(config))
+
+
+def _one_line(text: str) -> str:
+    """A boxed, multi-line message of tyro's as one line: its text without title, rules and helptext."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [re.sub(r"[─-╿]+", " ", line).strip() for line in text.splitlines()][1:]
+    text = " ".join(line for line in lines if line)
+    text = re.split(r"Argument helptext|For full helptext", text)[0]
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _run(config: Config, grid: dict[str, list[float]], resume: bool = False) -> None:
+    from .experiment import run
+
+    result = run(config, grid, resume)
+    if result.interrupted:
+        sys.exit(130)
+    for point in result.summary["points"]:
+        swept = "".join(f"{k}={v:g} " for k, v in point["point"].items())
+        for name in ("won", "return"):
+            if name in point:
+                mean, (low, high) = point[name]["mean"], point[name]["mean_interval"]
+                print(f"{swept}greedy {name}: {mean:.3f}, 95% interval over seeds [{low:.3f}, {high:.3f}]")
+        if "optimal_rate" in point:
+            low, high = point["optimal_interval"]
+            print(f"{swept}optimal rate: {point['optimal_rate']:.3f}, 95% interval [{low:.3f}, {high:.3f}]")
+    print(f"run: {result.directory}")

@@ -1,0 +1,278 @@
+"""All that a user can set. The dataclasses here are the single source of truth.
+
+`Config` holds shapes, sizes and choices: frozen and hashable; a change compiles a new program.
+`Hypers` holds floats: a pytree that is traced, so any of them can be swept inside one program.
+Presets (YAML) and the command line only fill these classes in: see `presets.py` and `cli.py`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from flax import struct
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. Its message is one line that names the key and the way out."""
+
+
+@struct.dataclass
+class Hypers:
+    """Numbers that may differ between the members of one compiled sweep."""
+
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    gamma: float = 0.99
+    """Discount factor."""
+    td_lambda: float = 0.4
+    """Mixing factor of the lambda-return; 0 is the one-step target."""
+    max_grad_norm: float = 10.0
+    """Global gradient norm above which gradients are scaled down."""
+    tau: float = 1.0
+    """Share of the online weights that enters the target at each refresh; 1 is a hard copy."""
+    alpha: float = 1.0
+    """Temperature: the constant one, or where a learned or annealed one starts."""
+    alpha_lr: float = 0.3
+    """Step size of the learned temperature, on log alpha."""
+    target_entropy: float = 0.24
+    """Entropy that the learned temperature aims at, nats per agent."""
+    alpha_end: float = 0.03
+    """Where an annealed temperature ends."""
+    alpha_steps: float = 20_000.0
+    """Environment steps over which an annealed temperature falls, geometrically."""
+    eps_start: float = 1.0
+    """First exploration rate of epsilon-greedy."""
+    eps_end: float = 0.05
+    """Last exploration rate of epsilon-greedy."""
+    eps_steps: float = 100_000.0
+    """Environment steps over which epsilon falls linearly."""
+    optimistic_weight: float = 0.1
+    """Weight of over-estimated values under optimistic weighting; 1 is no weighting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Algo:
+    """The parts that a value-decomposition learner is composed of."""
+
+    mixer: Literal["vdn", "qmix", "qplex"] = "qmix"
+    """How utilities become Q_tot."""
+    local: Literal["identity", "residual"] = "identity"
+    """Order-preserving g_i applied to the utilities before mixing (Soft-QMIX: residual)."""
+    transform: Literal["identity", "opt", "mlp"] = "identity"
+    """How utilities become policy logits: not at all, order-preserving, or an unconstrained MLP."""
+    policy: Literal["epsilon_greedy", "softmax"] = "epsilon_greedy"
+    """How training data is collected, and which next action a target uses (greedy or sampled)."""
+    temperature: Literal["fixed", "anneal", "sgd", "adam"] = "fixed"
+    """Fixed, annealed over hypers.alpha_steps, or learned on log alpha by SGD or Adam."""
+    entropy: Literal["sample", "exact", "none"] = "sample"
+    """Entropy bonus of a softmax policy's target: -log pi of the sampled action, exact, or none."""
+    weighting: Literal["uniform", "optimistic", "soft_qmix"] = "uniform"
+    """TD weights: 1; hypers.optimistic_weight where Q_tot over-estimates; the released Soft-QMIX's."""
+    central_critic: bool = False
+    """Bootstrap from an unrestricted central critic (Weighted QMIX) instead of from Q_tot."""
+    target_interval: int = 200
+    """Episodes between two refreshes of the target networks."""
+    mixing_embed: int = 32
+    """Width of QMIX's mixing layer."""
+    hyper_embed: int = 64
+    """Hidden width of every hyper-network."""
+    opt_layers: int = 1
+    """Layers of the order-preserving transformation: 1 or 2."""
+    opt_embed: int = 16
+    """Hidden width of g_i and of the two-layer order-preserving transformation."""
+    mlp_embed: int = 64
+    """Hidden width of the MLP that replaces the OPT in the ablation."""
+    qplex_heads: int = 4
+    """Attention heads (kernels) of QPLEX's lambda network."""
+    qplex_layers: int = 2
+    """Layers of QPLEX's key, agent and action extractors."""
+    central_embed: int = 256
+    """Hidden width of the central critic's mixing network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """The agents' shared network."""
+
+    hidden: int = 64
+    """Width of the first layer and of the recurrent state."""
+    recurrent: bool = True
+    """A GRU after the first layer; without it the agent remembers nothing."""
+    last_action: bool = True
+    """Feed the agent its own last action."""
+    agent_id: bool = True
+    """Feed the agent its own index, one-hot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """How experience is gathered between updates."""
+
+    mode: Literal["episodes", "stream"] = "episodes"
+    """Whole masked episodes, or packed sequences of fixed length that hold several episodes."""
+    envs: int = 4
+    """Parallel environments."""
+    length: int = 128
+    """Steps in a packed sequence (stream only)."""
+    fresh_starts: int = 8
+    """Start states prepared for each sequence (stream only); they are reused if more are needed."""
+    episodes_per_update: int = 4
+    """Episodes collected for each gradient step (episodes only)."""
+    transitions_per_update: int = 256
+    """Transitions collected for each gradient step (stream only)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+    """The replay buffer of one seed, counted in episodes or, when streaming, in sequences."""
+
+    capacity: int = 5000
+    """Sequences kept; the oldest go first."""
+    batch: int = 128
+    """Sequences in a gradient step's batch."""
+    warmup: int | None = None
+    """Sequences collected before the first gradient step; by default one batch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """How observations and states are stored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One experiment: how long, how many seeds, what is measured and where it is kept."""
+
+    seeds: int = 1
+    """Independent runs in one program."""
+    seed: int = 0
+    """Where the seeds start: run s uses key fold_in(key(seed), s)."""
+    total_steps: int = 1_000_000
+    """Environment steps of each seed, warm-up included."""
+    evals: int = 20
+    """Evaluations, evenly spaced over the steps."""
+    eval_episodes: int = 32
+    """Greedy episodes at each evaluation, exactly."""
+    final_eval_episodes: int = 128
+    """Greedy episodes after the last step, exactly."""
+    dir: str | None = None
+    """Run directory; by default runs/<preset>-<env>-<time>."""
+    devices: int | None = None
+    """Devices to spread the seeds over; by default all accelerators, or a CPU device per core."""
+    deterministic: bool = False
+    """Ask the GPU for reproducible kernels (slower). CPU runs are reproducible anyway."""
+    checkpoint_every: int = 0
+    """Evaluations between checkpoints that can be resumed; 0: only when interrupted."""
+    progress: bool = True
+    """Show a progress bar."""
+    sinks: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where to send metrics besides the run directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """Options of the matrix/* environments."""
+
+    payoff: tuple | None = None
+    """Payoff tensor of matrix/custom, nested lists with one level per player."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Smax:
+    """Options of the smax/* environments."""
+
+    reward_scale: float = 10.0
+    """Multiplies JaxMARL's reward; 10 puts the best return near 20, as in SMAC."""
+    max_steps: int = 100
+    """Steps after which an episode ends. A time-out is terminal, as in SMACv2."""
+    see_enemy_actions: bool = True
+    """JaxMARL's default; SMACv2 hides them."""
+    walls_cause_death: bool = True
+    """JaxMARL's default; SMACv2's walls do not kill."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything about an experiment. `load` fills it from a preset."""
+
+    preset: str = "me_qmix"
+    """The algorithm: a file in configs/ (see `me-igm list`)."""
+    env: str = "smax/3m"
+    """family/name of the environment (see `me-igm list`)."""
+    algo: Algo = Algo()
+    net: Net = Net()
+    collect: Collect = Collect()
+    replay: Replay = Replay()
+    run: Run = Run()
+    matrix: Matrix = Matrix()
+    smax: Smax = Smax()
+    hypers: Hypers = Hypers()
+
+    @property
+    def envs_per_update(self) -> float:
+        """Environment sequences collected for each gradient step."""
+        c = self.collect
+        if c.mode == "episodes":
+            return c.episodes_per_update
+        return c.transitions_per_update / c.length
+
+    @property
+    def updates_per_iteration(self) -> int:
+        """Gradient steps after each collection."""
+        return int(self.collect.envs / self.envs_per_update)
+
+    @property
+    def warmup_iterations(self) -> int:
+        """Collections before the first gradient step."""
+        warmup = self.replay.batch if self.replay.warmup is None else self.replay.warmup
+        return max(1, -(-warmup // self.collect.envs))
+
+
+def validate(config: Config) -> Config:
+    """Return `config`, or raise a ConfigError that names the first setting that cannot work."""
+
+    def check(ok: bool, key: str, value, rule: str) -> None:
+        if not ok:
+            raise ConfigError(f"{key}={value}: {rule}")
+
+    for key, low in {
+        "run.seeds": 1, "run.total_steps": 1, "run.evals": 1, "run.eval_episodes": 1,
+        "run.final_eval_episodes": 1, "run.checkpoint_every": 0, "run.seed": 0,
+        "collect.envs": 1, "collect.length": 1, "collect.fresh_starts": 1,
+        "collect.episodes_per_update": 1, "collect.transitions_per_update": 1,
+        "replay.capacity": 1, "replay.batch": 1, "net.hidden": 1, "smax.max_steps": 1,
+        "algo.target_interval": 1, "algo.mixing_embed": 1, "algo.hyper_embed": 1,
+        "algo.opt_embed": 1, "algo.mlp_embed": 1, "algo.qplex_heads": 1, "algo.qplex_layers": 1,
+        "algo.central_embed": 1,
+    }.items():  # fmt: skip
+        section, field = key.split(".")
+        value = getattr(getattr(config, section), field)
+        check(value >= low, key, value, f"must be at least {low}")
+    for key, low, high in (
+        ("gamma", 0, 1), ("td_lambda", 0, 1), ("tau", 0, 1), ("eps_start", 0, 1), ("eps_end", 0, 1),
+        ("optimistic_weight", 0, 1),
+    ):  # fmt: skip
+        value = getattr(config.hypers, key)
+        check(low <= value <= high, f"hypers.{key}", value, f"must lie in [{low}, {high}]")
+    for key in ("lr", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps"):
+        value = getattr(config.hypers, key)
+        check(value > 0, f"hypers.{key}", value, "must be positive")
+
+    c, r = config.collect, config.replay
+    check(config.algo.opt_layers in (1, 2), "algo.opt_layers", config.algo.opt_layers, "is 1 or 2")
+    check(
+        config.updates_per_iteration >= 1
+        and config.updates_per_iteration * config.envs_per_update == c.envs,
+        "collect.envs", c.envs,
+        f"must be a multiple of {config.envs_per_update:g}, the sequences collected per update",
+    )  # fmt: skip
+    check(
+        r.capacity % c.envs == 0, "replay.capacity", r.capacity,
+        f"must be a multiple of collect.envs={c.envs}",
+    )  # fmt: skip
+    warmup = r.batch if r.warmup is None else r.warmup
+    check(
+        1 <= warmup <= r.capacity, "replay.warmup", warmup,
+        f"must lie between 1 and replay.capacity={r.capacity}",
+    )  # fmt: skip
+    check(
+        config.algo.transform == "identity" or config.algo.policy == "softmax",
+        "algo.policy", config.algo.policy, "a transform needs the softmax policy",
+    )  # fmt: skip
+    return config

@@ -1,0 +1,92 @@
+"""Where the seeds run: one axis of members (hyper-points x seeds), split evenly over the devices.
+
+Members never talk to each other, so the split needs no communication. On a CPU the same mechanism
+runs one member per core: small recurrent networks gain nothing from two threads inside an operation.
+"""
+
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .config import ConfigError, Run
+
+
+def prepare(run: Run, members: int) -> None:
+    """Process-wide settings; must come before JAX first touches a device. Harmless afterwards."""
+    if run.deterministic:
+        flag = "--xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    cache = os.environ.get("ME_IGM_CACHE", os.path.expanduser("~/.cache/me_igm_jax"))
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    count = run.devices or cpu_devices(members, os.cpu_count() or 1)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        pass  # a device is in use already (a notebook): keep the devices there are
+
+
+def cpu_devices(members: int, cores: int) -> int:
+    """CPU devices that keep every core busy: the least divisor of `members` that is >= cores.
+
+    A divisor far above the number of cores (a prime number of seeds) helps no more; then one device.
+    """
+    divisors = [d for d in range(1, members + 1) if members % d == 0]
+    enough = [d for d in divisors if d >= min(cores, members)]
+    return enough[0] if enough[0] <= 4 * cores else 1
+
+
+def member_mesh(run: Run, members: int) -> Mesh:
+    """The devices used: as many as divide the members evenly, run.devices at most."""
+    available = jax.local_devices()
+    limit = run.devices or len(available)
+    if limit > len(available):
+        raise ConfigError(f"run.devices={limit}: only {len(available)} are there")
+    count = max(d for d in range(1, limit + 1) if members % d == 0)
+    return Mesh(np.array(available[:count]), ("member",))
+
+
+def over_members(f: Callable, mesh: Mesh, shared: tuple[int, ...] = ()) -> Callable:
+    """vmap `f` over the leading axis of every argument but the `shared` ones, split over `mesh`."""
+
+    def mapped(*args):
+        axes = tuple(None if i in shared else 0 for i in range(len(args)))
+        specs = tuple(PartitionSpec() if a is None else PartitionSpec("member") for a in axes)
+        vmapped = jax.vmap(f, in_axes=axes)
+        if mesh.size == 1:
+            return vmapped(*args)
+        # Nothing is replicated inside but the shared arguments, which nothing writes.
+        return jax.shard_map(
+            vmapped, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False
+        )(*args)
+
+    return mapped
+
+
+def member_sharding(mesh: Mesh) -> NamedSharding:
+    """How arrays with a leading member axis lie on the devices."""
+    return NamedSharding(mesh, PartitionSpec("member"))
+
+
+def memory_limit() -> int | None:
+    """Bytes that one device (an accelerator's memory, or all of the host's) can hold, if known."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the accelerator where it tells, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

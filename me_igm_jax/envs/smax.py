@@ -1,0 +1,176 @@
+"""smax/*: JaxMARL's SMAX scenarios against its heuristic enemy.
+
+What differs from using JaxMARL directly, and why:
+  * no reset inside a step: the final instant of an episode is the true one;
+  * the win comes from who is alive, not from a reward threshold;
+  * `max_steps` is exact (JaxMARL tests the limit before it counts, so its episodes are one longer);
+    a time-out is terminal, as in SMACv2;
+  * the state is normalised and holds the last actions; JaxMARL's mixes raw positions and type ids.
+The battle itself is `smax_battle.py`; start states are JaxMARL's own. Observations equal JaxMARL's.
+Units of the reward: JaxMARL's (share of the enemy's health taken, plus 1 for a win: 2 at most) times
+`smax.reward_scale`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..config import Config
+from ..types import Env, EnvSpec, Outcome, TimeStep
+from . import smax_battle as battle
+
+_SCENARIOS = (
+    "3m", "8m", "25m", "2s3z", "3s5z", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m", "3s5z_vs_3s6z",
+    "3s_vs_5z", "6h_vs_8z", "smacv2_5_units", "smacv2_10_units", "smacv2_20_units",
+)  # fmt: skip
+
+
+class SmaxState(NamedTuple):
+    units: battle.Units  # JaxMARL's own State
+    enemy: battle.EnemyMemory
+    last_action: jax.Array  # [N] int, -1 before the first step
+    step: jax.Array  # [] int
+
+
+def names() -> Sequence[str]:
+    return _SCENARIOS  # spelled out: importing JaxMARL costs seconds; a test compares them
+
+
+def make(name: str, config: Config) -> Env:
+    """The scenario `name` with the options in config.smax."""
+    options = config.smax
+    sim = battle.simulator(
+        scenario=name,
+        see_enemy_actions=options.see_enemy_actions,
+        walls_cause_death=options.walls_cause_death,
+    )
+    return smax_env(f"smax/{name}", sim, options.reward_scale, options.max_steps)
+
+
+def smax_env(name: str, sim, reward_scale: float, max_steps: int) -> Env:
+    """The battle that `sim` (a JaxMARL SMAX) describes, fought against the heuristic enemy."""
+    n, units = sim.num_allies, sim.num_agents
+    spec = EnvSpec(
+        name=name,
+        n_agents=n,
+        n_actions=sim.num_ally_actions,
+        obs_shape=(sim.obs_size,),
+        state_dim=units * (5 + sim.unit_type_bits) + n * sim.num_ally_actions,
+        horizon=max_steps,
+        limit_is_terminal=True,
+        stats=("won",),
+        max_return=2.0 * reward_scale,
+    )
+
+    def reset(key: jax.Array) -> SmaxState:
+        _, start = sim.reset(key)
+        memory = battle.first_memory(sim, start)
+        return SmaxState(start, memory, jnp.full((n,), -1), jnp.zeros((), jnp.int32))
+
+    def step(key: jax.Array, state: SmaxState, action: jax.Array):
+        enemy_key, battle_key = jax.random.split(key)
+        u = jax.random.uniform(enemy_key, (sim.num_enemies,))
+        enemy_action, memory = battle.enemy_policy(sim, state.units, state.enemy, u)
+        shape = (sim.world_steps_per_env_step, units)
+        jitter = jax.random.uniform(battle_key, shape, minval=-1.0, maxval=2.0) * sim.time_per_step
+        actions = jnp.concatenate([action, enemy_action])
+        after = battle.fight(sim, state.units, actions, jitter)
+        now = state.step + 1
+        ally, enemy = after.unit_alive[:n].any(), after.unit_alive[n:].any()
+        won = ally & ~enemy
+        terminal = ~ally | ~enemy | (now >= max_steps)
+        reward = reward_scale * (battle.damage_share(sim, state.units, after) + won)
+        outcome = Outcome(reward, terminal, jnp.zeros_like(terminal), {"won": won.astype(float)})
+        return SmaxState(after, memory, action, now), outcome
+
+    def observe(state: SmaxState) -> TimeStep:
+        return TimeStep(
+            obs=team_obs(sim, state.units),
+            state=world_state(sim, state.units, state.last_action),
+            avail=team_avail(sim, state.units),
+            alive=state.units.unit_alive[:n],
+        )
+
+    return Env(spec, reset, step, observe)
+
+
+def _relative(sim, s):
+    """Ally i against every unit j: offset [N, U, 2], distance [N, U], both alive [N, U]."""
+    n = sim.num_allies
+    offset = s.unit_positions[None, :] - s.unit_positions[:n, None]
+    both = s.unit_alive[:n, None] & s.unit_alive[None, :]
+    return offset, battle.norm(offset), both
+
+
+def team_obs(sim, s: battle.Units) -> jax.Array:
+    """The allies' observations, equal to JaxMARL's `get_obs_unit_list`, [N, D].
+
+    Per other unit (allies first): health, offset / sight, last move, last target, cooldown, type;
+    zero where unseen or dead. Then the own unit: health, position / map, cooldown, type.
+    """
+    n, units = sim.num_allies, sim.num_agents
+    offset, distance, both = _relative(sim, s)
+    sight = sim.unit_type_sight_ranges[s.unit_types[:n]][:, None]
+    health = s.unit_health / sim.unit_type_health[s.unit_types]
+    full_cooldown = sim.unit_type_weapon_cooldowns[s.unit_types]
+    cooldown = jnp.clip(s.unit_weapon_cooldowns / full_cooldown, 0.0, 1.0)
+    types = jax.nn.one_hot(s.unit_types, sim.unit_type_bits)
+
+    enemy = jnp.arange(units) >= n
+    shown = ~enemy | sim.see_enemy_actions
+    most = jnp.where(enemy, sim.num_enemy_actions - 1, sim.num_ally_actions - 1)
+    move = jnp.where(shown[:, None], s.prev_movement_actions, 0.0)
+    target = jnp.where(shown, s.prev_attack_actions / most, 0.0)
+
+    shared = jnp.concatenate([move, target[:, None], cooldown[:, None], types], axis=-1)
+    seen = jnp.concatenate(
+        [
+            jnp.broadcast_to(health[:, None], (n, units, 1)),
+            offset / sight[..., None],
+            jnp.broadcast_to(shared, (n, *shared.shape)),
+        ],
+        axis=-1,
+    )
+    seen = jnp.where(((distance < sight) & both)[..., None], seen, 0.0)
+    # Drop the unit itself, the others keep their order: column j is unit j before i, j + 1 after.
+    before = jnp.arange(units - 1)[None, :] < jnp.arange(n)[:, None]
+    seen = jnp.where(before[..., None], seen[:, :-1], seen[:, 1:]).reshape(n, -1)
+
+    size = jnp.array([sim.map_width, sim.map_height])
+    own = jnp.concatenate(
+        [health[:, None], s.unit_positions / size, cooldown[:, None], types], axis=-1
+    )[:n]
+    return jnp.concatenate([seen, jnp.where(s.unit_alive[:n, None], own, 0.0)], axis=-1)
+
+
+def team_avail(sim, s: battle.Units) -> jax.Array:
+    """The allies' available actions: 4 moves (alive), stop (always), attack j (alive and in range)."""
+    n = sim.num_allies
+    _, distance, both = _relative(sim, s)
+    reach = sim.unit_type_attack_ranges[s.unit_types[:n]][:, None]
+    attack = ((distance < reach) & both)[:, n:]
+    move = jnp.broadcast_to(s.unit_alive[:n, None], (n, sim.num_movement_actions - 1))
+    return jnp.concatenate([move, jnp.ones((n, 1), bool), attack], axis=-1)
+
+
+def world_state(sim, s: battle.Units, last_action: jax.Array) -> jax.Array:
+    """The central state, [G], every entry of order one.
+
+    Per unit health, (position - centre) / map, cooldown share, alive and type, zero for the dead;
+    then the team's last actions, one-hot.
+    """
+    size = jnp.array([sim.map_width, sim.map_height])
+    types = s.unit_types
+    full_cooldown = sim.unit_type_weapon_cooldowns[types]
+    columns = [
+        (s.unit_health / sim.unit_type_health[types])[:, None],
+        s.unit_positions / size - 0.5,
+        jnp.clip(s.unit_weapon_cooldowns / full_cooldown, 0.0, 1.0)[:, None],
+        jnp.ones((len(types), 1)),
+        jax.nn.one_hot(types, sim.unit_type_bits),
+    ]
+    per_unit = jnp.where(s.unit_alive[:, None], jnp.concatenate(columns, axis=-1), 0.0)
+    last = jax.nn.one_hot(last_action, sim.num_ally_actions)
+    return jnp.concatenate([per_unit.reshape(-1), last.reshape(-1)])

@@ -1,0 +1,259 @@
+"""The host driver: it compiles the program, runs it epoch by epoch and keeps what comes out.
+
+Nothing here is traced. One run directory holds config.yaml, manifest.json, metrics.jsonl,
+summary.json, marl_eval.json and checkpoints/.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from . import checkpoint, devices, records, replay
+from .config import Config, ConfigError, Hypers
+from .diagnostics import game_table
+from .envs import parse_name
+from .presets import sweep as hyper_grid
+from .sinks import open_sinks
+from .train import Program, RunState, make_program
+
+Compiled = Any  # a jax.stages.Compiled
+
+
+class Result(NamedTuple):
+    """What a run leaves behind in memory; everything in it is also in the run directory."""
+
+    directory: Path
+    summary: dict
+    state: RunState  # leaves [members, ...]; member = point * seeds + seed
+    interrupted: bool
+
+
+class Members(NamedTuple):
+    """The axis that is vmapped: P hyper-points x S seeds, flattened, seeds varying fastest."""
+
+    points: list[dict[str, float]]  # what each point sets
+    hypers: Hypers  # leaves [P * S]
+    keys: jax.Array  # [P * S]; a seed has the same key at every point
+
+    @property
+    def size(self) -> int:
+        return len(self.keys)
+
+
+def make_members(config: Config, grid: dict[str, list[float]]) -> Members:
+    """Keys and hyperparameters of every member of the sweep; an empty grid is one point."""
+    hypers, seeds = hyper_grid(config.hypers, **grid), config.run.seeds
+    count = len(jax.tree.leaves(hypers)[0])
+    points = [{k: float(getattr(hypers, k)[p]) for k in grid} for p in range(count)]
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.run.seed)))(jnp.arange(seeds))
+    return Members(points, jax.tree.map(lambda x: jnp.repeat(x, seeds), hypers), jnp.tile(keys, count))
+
+
+def run(
+    config: Config,
+    grid: dict[str, list[float]] | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> Result:
+    """Train all seeds (and all points of `grid`) in one program and write the run directory.
+
+    With `resume`, config.run.dir is an interrupted run, which continues exactly. `on_epoch` is
+    called on the host with the epoch's number and its metrics, arrays [members].
+    Raises ConfigError before anything is written if the settings cannot work.
+    """
+    started = time.perf_counter()
+    parse_name(config.env)
+    config = config if config.run.dir else records.default_directory(config)
+    directory = Path(str(config.run.dir))
+    if not resume and directory.exists() and any(directory.iterdir()):
+        raise ConfigError(f"run.dir={directory}: is not empty; give another or --resume it")
+    grid = grid or {}
+    devices.prepare(config.run, config.run.seeds * int(np.prod([len(v) for v in grid.values()])))
+    members = make_members(config, grid)
+    mesh = devices.member_mesh(config.run, members.size)
+    program = make_program(config)
+    memory = estimate_memory(config, program, members, mesh.size)
+    print(memory["text"])
+
+    steps = compile_program(program, members, mesh)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        records.write_config(directory, config, grid)
+    records.write_manifest(directory, config, mesh)
+    if resume:
+        shape = jax.eval_shape(steps.start.raw, members.keys, members.hypers)
+        like = checkpoint.abstract(shape, devices.member_sharding(mesh))
+        state, epoch = checkpoint.restore_state(directory, like), checkpoint.latest(directory) or 0
+    else:
+        state, epoch = steps.start(members.keys, members.hypers), 0
+    jax.block_until_ready(state)
+
+    loop = _loop(config, members, steps, state, epoch, directory, on_epoch)
+    state, interrupted = loop.state, loop.interrupted
+    if interrupted:
+        checkpoint.save(directory, loop.epoch, state, resumable=True)
+        print(f"interrupted; continue with: me-igm train --resume {directory}")
+        return Result(directory, {}, state, True)
+    final = {k: np.asarray(v) for k, v in steps.final(state).items()}
+    timing = {
+        "env_steps_per_second": loop.env_steps / max(loop.seconds, 1e-9),
+        "updates_per_second": loop.updates / max(loop.seconds, 1e-9),
+        "compile_seconds": steps.seconds,
+        "wall_seconds": time.perf_counter() - started,
+        "peak_memory_bytes": devices.peak_memory(),
+        "replay_bytes_per_seed": memory["replay_bytes_per_seed"],
+    }
+    table = None
+    if config.env.startswith("matrix/"):
+        table = jax.jit(jax.vmap(partial(game_table, program.algo, program.env)))(state.learner)
+    summary = records.write_summary(directory, config, members.points, final, timing, program, table)
+    checkpoint.save(directory, loop.epoch, state, resumable=False)
+    return Result(directory, summary, state, False)
+
+
+# -- the program ----------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One of the program's functions over all members: as traced, and compiled."""
+
+    raw: Callable
+    compiled: Compiled
+
+    def __call__(self, *args):
+        return self.compiled(*args)
+
+
+class Steps(NamedTuple):
+    start: Step  # keys, hypers -> state, warmed up
+    epoch: Step  # state, index, hypers -> state, metrics
+    final: Step  # state -> per-episode arrays
+    seconds: float  # spent compiling
+
+
+def compile_program(program: Program, members: Members, mesh) -> Steps:
+    """Compile the three functions ahead of time, at the same time (XLA compiles outside the GIL)."""
+
+    def start(key, hypers):
+        return program.warm_up(program.init(key, hypers), hypers)
+
+    begin = time.perf_counter()
+    sharding = devices.member_sharding(mesh)
+    put = partial(checkpoint.abstract, sharding=sharding)
+    keys, hypers, index = put(members.keys), put(members.hypers), jnp.zeros((), jnp.int32)
+    start_all = devices.over_members(start, mesh)
+    state = put(jax.eval_shape(start_all, keys, hypers))
+    functions = {
+        "start": (start_all, (keys, hypers), ()),
+        "epoch": (devices.over_members(program.epoch, mesh, shared=(1,)), (state, index, hypers), (0,)),
+        "final": (devices.over_members(program.final, mesh), (state,), ()),
+    }
+    # Tracing is Python and takes turns; only the compilations overlap.
+    lowered = {
+        name: jax.jit(f, donate_argnums=donate).lower(*args)
+        for name, (f, args, donate) in functions.items()
+    }
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        compiled = dict(zip(lowered, pool.map(lambda x: x.compile(), lowered.values()), strict=True))
+    steps = {name: Step(functions[name][0], compiled[name]) for name in functions}
+    return Steps(**steps, seconds=time.perf_counter() - begin)
+
+
+def estimate_memory(config: Config, program: Program, members: Members, n_devices: int) -> dict:
+    """Replay and parameter bytes before anything is compiled; raises ConfigError if they cannot fit."""
+    hypers = jax.tree.map(lambda x: x[0], members.hypers)
+    shape = jax.eval_shape(program.init, members.keys[0], hypers)
+    ring = replay.nbytes(shape.ring)
+    learner = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape.learner))
+    total, limit = (ring + 2 * learner) * members.size, devices.memory_limit()
+    host = jax.local_devices()[0].platform == "cpu"
+    per_device = total if host else total // n_devices
+    text = (
+        f"memory: {members.size} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB "
+        f"learner = {total / 2**30:.2f} GiB on {n_devices} {jax.default_backend()} device(s)"
+    )
+    if limit and per_device > 0.9 * limit:
+        capacity = config.replay.capacity * 0.8 * limit / per_device
+        capacity = int(capacity // config.collect.envs * config.collect.envs)
+        raise ConfigError(
+            f"replay.capacity={config.replay.capacity}: {text[8:]}, but there are "
+            f"{limit / 2**30:.1f} GiB; try replay.capacity={capacity}, replay.dtype=bfloat16 "
+            "or fewer run.seeds"
+        )
+    return {"text": text, "replay_bytes_per_seed": ring}
+
+
+# -- the loop -------------------------------------------------------------------------------------
+
+
+class Loop(NamedTuple):
+    state: RunState
+    epoch: int
+    interrupted: bool
+    env_steps: float  # of all members, in this process
+    updates: float
+    seconds: float
+
+
+def _loop(config, members, steps: Steps, state, epoch, directory, on_epoch) -> Loop:
+    """Epochs until every member has its environment steps, or until a signal asks to stop."""
+    run_, sinks = config.run, open_sinks(directory, config, epoch)
+    done = first = np.asarray(state.env_steps)
+    first_updates = np.asarray(state.learner.updates)
+    bar = tqdm(
+        total=run_.total_steps, unit="step", unit_scale=True, disable=not run_.progress,
+        desc=f"{config.preset} {config.env}", initial=min(int(done.min()), run_.total_steps),
+    )  # fmt: skip
+    begin, last_metrics = time.perf_counter(), None
+    with _Interrupt() as interrupt, bar:
+        while done.min() < run_.total_steps and not interrupt.asked:
+            state, metrics = steps.epoch(state, jnp.asarray(epoch, jnp.int32), members.hypers)
+            metrics = {k: np.asarray(v) for k, v in metrics.items()}
+            last_metrics, epoch, done = metrics, epoch + 1, metrics["env_steps"]
+            for sink in sinks:
+                sink.write(records.rows(epoch - 1, metrics, run_.seeds, members.points))
+            bar.set_postfix_str(records.headline(metrics), refresh=False)
+            bar.update(min(int(done.min()), run_.total_steps) - bar.n)
+            if on_epoch:
+                on_epoch(epoch, metrics)
+            if run_.checkpoint_every and epoch % run_.checkpoint_every == 0:
+                checkpoint.save(directory, epoch, state, resumable=True)
+        interrupted = done.min() < run_.total_steps
+    seconds = time.perf_counter() - begin
+    for sink in sinks:
+        sink.close()
+    updates = 0.0 if last_metrics is None else float((last_metrics["updates"] - first_updates).sum())
+    return Loop(state, epoch, interrupted, float((done - first).sum()), updates, seconds)
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C or termination signal into a request to stop after the epoch."""
+
+    def __enter__(self):
+        self.asked = False
+        self._old = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._ask)
+        except ValueError:
+            pass  # not the main thread: leave the signals alone
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this epoch (again to stop at once)", flush=True)
+
+    def __exit__(self, *exc):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

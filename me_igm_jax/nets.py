@@ -1,0 +1,119 @@
+"""Networks: PyTorch-style initialisation, small MLPs, and the agents' recurrent torso.
+
+The reference code initialises every weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)). The
+non-zero biases matter: |hyper-net output| is a mixing weight, which would vanish with them.
+No orthogonal initialiser is used anywhere: a batched QR inside a vmapped program can deadlock a
+two-core CPU.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .types import Batch, TimeStep
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """PyTorch's default initialiser: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, minval=-bound, maxval=bound
+    )
+
+
+class Linear(nn.Module):
+    """x W + b with PyTorch's initialisation, for W and for b."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = torch_uniform(x.shape[-1])
+        return nn.Dense(self.features, kernel_init=init, bias_init=init)(x)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; `widths` includes the output."""
+
+    widths: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for width in self.widths[:-1]:
+            x = nn.relu(Linear(width)(x))
+        return Linear(self.widths[-1])(x)
+
+
+class GRU(nn.Module):
+    """A GRU over time whose carry is reset to zero wherever `first` is set.
+
+    r = s(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
+    h' = n + z (h - n): PyTorch's cell. The three gates are one product, which was the fastest of
+    the forms measured on a CPU (docs/engineering-notes.md).
+
+    Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], h [T, B, N, H].
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
+        init, H = torch_uniform(self.hidden), self.hidden
+        w_i = self.param("w_i", init, (x.shape[-1], 3 * H))
+        b_i = self.param("b_i", init, (3 * H,))
+        w_h = self.param("w_h", init, (H, 3 * H))
+        b_h = self.param("b_h", init, (3 * H,))
+
+        def cell(h, inputs):
+            x_t, first_t = inputs
+            h = jnp.where(first_t[:, None, None], 0.0, h)
+            i_r, i_z, i_n = jnp.split(x_t @ w_i + b_i, 3, axis=-1)
+            h_r, h_z, h_n = jnp.split(h @ w_h + b_h, 3, axis=-1)
+            reset, keep = nn.sigmoid(i_r + h_r), nn.sigmoid(i_z + h_z)
+            new = jnp.tanh(i_n + reset * h_n)
+            h = new + keep * (h - new)
+            return h, h
+
+        return jax.lax.scan(cell, carry, (x, first))
+
+
+class Agent(nn.Module):
+    """The agents' shared network: Linear - ReLU - GRU (optional) - Linear, one output per action.
+
+    Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], q [T, B, N, A].
+    """
+
+    n_actions: int
+    hidden: int
+    recurrent: bool
+
+    @nn.compact
+    def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
+        h = nn.relu(Linear(self.hidden)(x))
+        if self.recurrent:
+            carry, h = GRU(self.hidden)(carry, h, first)
+        return carry, Linear(self.n_actions)(h)
+
+
+def agent_inputs(
+    step: TimeStep, last_action: jax.Array, n_actions: int, use_last: bool, use_id: bool
+) -> jax.Array:
+    """concat[obs, one-hot last action, one-hot agent index], [..., N, D'].
+
+    A last action of -1, at the start of an episode, encodes as zeros.
+    """
+    lead, n_agents = last_action.shape[:-1], last_action.shape[-1]
+    parts = [step.obs.reshape(*lead, n_agents, -1)]
+    if use_last:
+        parts.append(jax.nn.one_hot(last_action, n_actions))
+    if use_id:
+        parts.append(jnp.broadcast_to(jnp.eye(n_agents), (*lead, n_agents, n_agents)))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def last_actions(batch: Batch, instants: int) -> jax.Array:
+    """The action before each of the first `instants` instants, -1 where an episode begins. [.., B, N]"""
+    previous = jnp.concatenate([jnp.full_like(batch.action[:1], -1), batch.action])[:instants]
+    return jnp.where(batch.first[:instants, :, None], -1, previous)

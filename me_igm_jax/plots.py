@@ -1,0 +1,77 @@
+"""Learning curves of runs: the IQM over seeds with its 95 % bootstrap band."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import stats
+from .config import ConfigError
+from .records import read_config
+from .sinks import read_rows
+
+LABELS = {"won": "greedy win rate", "return": "greedy team return", "length": "episode length"}
+
+
+def curves(directory: Path, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{label: (env_steps [E], values [E, S])}, one entry per hyper-point of the run."""
+    config, _ = read_config(directory)
+    rows = read_rows(directory / "metrics.jsonl")
+    if not rows:
+        raise ConfigError(f"{directory}: has no evaluations yet")
+    if metric not in rows[0]:
+        raise ConfigError(f"metric={metric}: not in {directory}; known: {', '.join(rows[0])}")
+    out = {}
+    fixed = {"eval", "point", "seed"}
+    for point in sorted({row["point"] for row in rows}):
+        mine = [row for row in rows if row["point"] == point]
+        last = max(row["eval"] for row in mine)
+        grid = [[r for r in mine if r["eval"] == e] for e in range(last + 1)]
+        steps = np.array([np.mean([r["env_steps"] for r in group]) for group in grid])
+        values = np.array([[r[metric] for r in group] for group in grid], float)
+        swept = list(mine[0])[len(fixed) : list(mine[0]).index(_first_metric(mine[0]))]
+        tail = ", ".join(f"{k}={mine[0][k]:g}" for k in swept)
+        out[f"{config.preset}{f' ({tail})' if tail else ''}"] = (steps, values)
+    return out
+
+
+def _first_metric(row: dict) -> str:
+    """Swept hyperparameters stand between `seed` and the metrics, whose first is alphabetical."""
+    from dataclasses import fields
+
+    from .config import Hypers
+
+    hypers = {f.name for f in fields(Hypers)}
+    names = [k for k in row if k not in ("eval", "point", "seed")]
+    # `alpha` is both a hyperparameter and a metric: a repeated name is the metric's.
+    return next(k for k in names if k not in hypers or k == "alpha")
+
+
+def plot(directories: Sequence[Path], metric: str | None, out: Path) -> Path:
+    """Draw one curve per run and hyper-point, and save the figure; the suffix picks the format."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    first = read_rows(directories[0] / "metrics.jsonl")
+    metric = metric or ("won" if first and "won" in first[0] else "return")
+    drawn = [(d, label, c) for d in directories for label, c in curves(d, metric).items()]
+    envs = sorted({read_config(d)[0].env for d in directories})
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for directory, label, (steps, values) in drawn:
+        twice = [other for other in drawn if other[1] == label]
+        name = f"{label} [{directory.name}]" if len(twice) > 1 else label
+        name += f" on {read_config(directory)[0].env}" if len(envs) > 1 else ""
+        line = axes.plot(steps, stats.iqm(values), label=f"{name}, {values.shape[1]} seeds")[0]
+        low, high = stats.bootstrap(values)
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set(xlabel="environment steps", ylabel=LABELS.get(metric, metric), title=", ".join(envs))
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    if metric == "won":
+        axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title="IQM and 95 % bootstrap interval")
+    figure.savefig(out, dpi=150)
+    plt.close(figure)
+    return out

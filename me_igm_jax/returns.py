@@ -1,0 +1,42 @@
+"""Returns: one reverse scan serves every target."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def lambda_return(
+    reward: jax.Array,
+    discount: jax.Array,
+    mask: jax.Array,
+    value: jax.Array,
+    bonus: jax.Array,
+    gamma: jax.Array | float,
+    lam: jax.Array | float,
+) -> jax.Array:
+    """TD(lambda) with the entropy of the next instant (ME-IGM App. A in its clean, masked form).
+
+        G_t = r_t + gamma d_t [ (1 - l) V_{t+1} + l G_{t+1} + b_{t+1} ],   l = lambda m_{t+1}
+
+    The bonus b (alpha times the entropy) of instant t+1 enters once and is never mixed by lambda.
+    Where the next transition is not real (m = 0: padding, a truncated episode, the end of the
+    sequence) the whole weight falls on V_{t+1}; where d = 0 nothing of t+1 enters.
+
+    Shapes: reward, discount, mask [T, ...]; value, bonus [T+1, ...] -> [T, ...].
+    """
+    chex.assert_equal_shape([reward, discount, mask, value[1:], bonus[1:]])
+    mix = lam * jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
+
+    def backward(g_next, inputs):
+        r, d, m, v_next, b_next = inputs
+        g = r + gamma * d * (v_next + m * (g_next - v_next) + b_next)
+        return g, g
+
+    inputs = (reward, discount, mix, value[1:], bonus[1:])
+    return jax.lax.scan(backward, value[-1], inputs, reverse=True)[1]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """sum(m x) / sum(m) over all axes of `mask`; zero where nothing is real."""
+    chex.assert_equal_shape([x, mask])
+    return (x * mask).sum() / jnp.maximum(mask.sum(), 1.0)

@@ -1,0 +1,127 @@
+"""Collecting experience: whole masked episodes, or packed streams. Both return a `Batch`.
+
+Neither ever puts a reset inside a transition: the instant after an action is always the true one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .types import Algorithm, Batch, Env, Learner, TimeStep
+
+Act = Callable[[Any, TimeStep, jax.Array], tuple[Any, jax.Array]]  # carry, step, key
+
+
+def collect_episodes(env: Env, algo_carry, act: Act, key: jax.Array, episodes: int):
+    """One episode in each of B parallel environments, padded to the horizon.
+
+    After its end an environment stands still and its transitions get mask 0, so the instant after
+    the last real transition is the true final one.
+    Returns (Batch [horizon, episodes], stats {name: [episodes]}).
+    """
+    reset_key, scan_key = jax.random.split(key)
+    state = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+    stats = {name: jnp.zeros((episodes,)) for name in env.spec.stats}
+
+    def step(loop, step_key):
+        state, carry, running, stats = loop
+        act_key, env_key = jax.random.split(step_key)
+        now = jax.vmap(env.observe)(state)
+        carry, action = act(carry, now, act_key)
+        after, outcome = jax.vmap(env.step)(jax.random.split(env_key, episodes), state, action)
+        state = where_rows(running, after, state)
+        stats = where_rows(running, {k: outcome.stats[k].astype(float) for k in stats}, stats)
+        mask = running.astype(jnp.float32)
+        transition = (action, outcome.reward * mask, 1.0 - outcome.terminal, mask)
+        running &= ~(outcome.terminal | outcome.truncated)
+        return (state, carry, running, stats), (now, transition)
+
+    loop = (state, algo_carry, jnp.ones((episodes,), bool), stats)
+    keys = jax.random.split(scan_key, env.spec.horizon)
+    (state, _, _, stats), (steps, transitions) = jax.lax.scan(step, loop, keys)
+    first = jnp.zeros((env.spec.horizon + 1, episodes), bool).at[0].set(True)
+    return make_batch(steps, jax.vmap(env.observe)(state), first, transitions), stats
+
+
+class _Stream(NamedTuple):
+    state: Any
+    carry: Any
+    begins: jax.Array  # [B] bool: this instant is the first of an episode
+    bridge: jax.Array  # [B] bool: this instant is the last of a truncated episode
+    resets: jax.Array  # [B] int: fresh starts used
+
+
+def collect_stream(
+    env: Env, algo_carry, act: Act, key: jax.Array, envs: int, length: int, fresh_starts: int
+):
+    """B packed sequences of `length` transitions; each starts with a fresh episode and goes on with
+    the next one as soon as one ends, so no step is spent on padding.
+
+    After a terminal step the next instant is the next episode's first. After a truncated step it is
+    the true final instant, which carries one transition of mask 0 to the next episode.
+    Start states are drawn `fresh_starts` at a time, not at every step; an environment that needs
+    more reuses them. Returns Batch [length, envs].
+    """
+    reset_key, scan_key = jax.random.split(key)
+    keys = jax.random.split(reset_key, (fresh_starts, envs))
+    starts = jax.vmap(jax.vmap(env.reset))(keys)
+
+    def step(loop: _Stream, step_key):
+        act_key, env_key = jax.random.split(step_key)
+        slot = loop.resets % fresh_starts
+        fresh = jax.tree.map(lambda x: x[slot, jnp.arange(envs)], starts)
+        state = where_rows(loop.begins, fresh, loop.state)
+        carry = where_rows(loop.begins, algo_carry, loop.carry)
+        now = jax.vmap(env.observe)(state)
+        carry, action = act(carry, now, act_key)
+        after, outcome = jax.vmap(env.step)(jax.random.split(env_key, envs), state, action)
+        mask = 1.0 - loop.bridge
+        transition = (action, outcome.reward * mask, 1.0 - outcome.terminal, mask)
+        ended = outcome.terminal | loop.bridge
+        following = _Stream(
+            state=after,
+            carry=carry,
+            begins=ended,
+            bridge=outcome.truncated & ~ended,
+            resets=loop.resets + loop.begins,
+        )
+        return following, (now, loop.begins, transition)
+
+    begin = _Stream(
+        state=jax.tree.map(lambda x: x[0], starts),
+        carry=algo_carry,
+        begins=jnp.ones((envs,), bool),
+        bridge=jnp.zeros((envs,), bool),
+        resets=jnp.zeros((envs,), int),
+    )
+    end, (steps, first, transitions) = jax.lax.scan(step, begin, jax.random.split(scan_key, length))
+    first = jnp.concatenate([first, end.begins[None]])
+    return make_batch(steps, jax.vmap(env.observe)(end.state), first, transitions)
+
+
+def explorer(algo: Algorithm, learner: Learner, env_steps: jax.Array, hypers) -> Act:
+    """`algo.act` with everything but the observation closed over."""
+    return lambda carry, step, key: algo.act(learner, carry, step, key, env_steps, hypers)
+
+
+def greedy_actor(algo: Algorithm, learner: Learner) -> Act:
+    """`algo.greedy`, which needs no key."""
+    return lambda carry, step, key: algo.greedy(learner, carry, step)
+
+
+def make_batch(steps: TimeStep, final: TimeStep, first: jax.Array, transitions) -> Batch:
+    """Put T instants and the final one together with what happened between them."""
+    steps = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), steps, final)
+    action, reward, discount, mask = transitions
+    return Batch(steps, first, action, reward, discount, mask)
+
+
+def where_rows(rows: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where rows [B] is set, else `old`, over pytrees of arrays [B, ...] (keys too)."""
+
+    def pick(a, b):
+        return jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - rows.ndim)), a, b)
+
+    return jax.tree.map(pick, new, old)

@@ -1,0 +1,126 @@
+"""The vocabulary that every part shares. No logic lives here.
+
+Axis letters, the same everywhere:
+  P hyper-points   S seeds   (both only ever added from outside, by vmap)
+  E evaluations    T time    B environments or sequences
+  N agents         A actions D observation features   G state features   H hidden
+
+Arrays inside the library are [T, B, N, ...]; B and N are never flattened across a module boundary.
+
+There is no `done`. An episode ends by `terminal` (do not bootstrap) or `truncated` (bootstrap from
+the true final instant); learners only ever see `discount` (0 where terminal), `mask` (1 where the
+transition is real) and `first` (reset the recurrent carry before reading this instant).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Params = Any  # a pytree of arrays
+Carry = Any  # what an acting agent remembers, arrays [B, N, ...]
+EnvState = Any
+Metrics = dict[str, jax.Array]
+
+
+class EnvSpec(NamedTuple):
+    """What is fixed about an environment. Hashable, so it may be closed over or be a static argument.
+
+    `horizon` is the exact number of steps after which an episode ends at the latest;
+    `limit_is_terminal` says whether that time limit is a true end (no bootstrap) or a truncation.
+    `stats` names what every `Outcome.stats` holds; `max_return` is the best possible undiscounted
+    return where it is known, in the units of `Outcome.reward`.
+    """
+
+    name: str
+    n_agents: int
+    n_actions: int
+    obs_shape: tuple[int, ...]
+    state_dim: int
+    horizon: int
+    limit_is_terminal: bool
+    stats: tuple[str, ...] = ()
+    max_return: float | None = None
+
+    @property
+    def one_step(self) -> bool:
+        """Every transition is terminal: nothing is ever bootstrapped and no next instant is read."""
+        return self.horizon == 1 and self.limit_is_terminal
+
+
+class TimeStep(NamedTuple):
+    """What is known before acting, at one instant."""
+
+    obs: jax.Array  # [..., N, *D] float
+    state: jax.Array  # [..., G] float; for training and exploration only, never for greedy execution
+    avail: jax.Array  # [..., N, A] bool; at least one action is available to every agent
+    alive: jax.Array  # [..., N] bool
+
+
+class Outcome(NamedTuple):
+    """What an action led to. The reward is the team's."""
+
+    reward: jax.Array  # [...] float
+    terminal: jax.Array  # [...] bool
+    truncated: jax.Array  # [...] bool; never together with terminal
+    stats: dict[str, jax.Array]  # episode statistics, meaningful at the last step
+
+
+class Env(NamedTuple):
+    """Pure functions over one environment (vmap adds B). No step ever resets by itself."""
+
+    spec: EnvSpec
+    reset: Callable[[jax.Array], EnvState]  # key -> state
+    step: Callable[[jax.Array, EnvState, jax.Array], tuple[EnvState, Outcome]]  # key, state, action [N]
+    observe: Callable[[EnvState], TimeStep]
+
+
+class Batch(NamedTuple):
+    """T transitions and the T+1 instants around them, for B sequences.
+
+    A sequence holds one masked episode or, packed, several; either way `first` marks where an
+    episode begins and a transition with mask 0 carries no information.
+    """
+
+    steps: TimeStep  # leading axes [T+1, B]
+    first: jax.Array  # [T+1, B] bool
+    action: jax.Array  # [T, B, N] int
+    reward: jax.Array  # [T, B] float
+    discount: jax.Array  # [T, B] float, 0 where terminal, else 1
+    mask: jax.Array  # [T, B] float, 1 where the transition is real
+
+
+class Learner(NamedTuple):
+    """All that is learned, and so all that a policy checkpoint must hold."""
+
+    params: Params
+    target: Params
+    opt_state: Any
+    log_alpha: jax.Array  # [] float, log temperature
+    alpha_opt_state: Any
+    updates: jax.Array  # [] int, gradient steps taken
+
+
+class Inspection(NamedTuple):
+    """What a learner believes about a batch: for diagnostics and tables, never for training."""
+
+    q: jax.Array  # [T, B, N, A] utilities whose argmax is the greedy action
+    q_tot: jax.Array  # [T, B] joint value of the batch's actions
+    q_tot_greedy: jax.Array  # [T, B] joint value of the greedy joint action
+    logits: jax.Array  # [T, B, N, A] policy logits before division by the temperature
+    probs: jax.Array  # [T, B, N, A] exploration policy
+
+
+class Algorithm(NamedTuple):
+    """Pure functions with the static configuration closed over."""
+
+    init: Callable[..., Learner]  # key, hypers -> Learner
+    carry: Callable[[int], Carry]  # B -> Carry
+    act: Callable[..., tuple[Carry, jax.Array]]
+    # learner, carry, TimeStep [B], key, env_steps, hypers -> Carry, action [B, N]; may read the state
+    greedy: Callable[..., tuple[Carry, jax.Array]]
+    # learner, carry, TimeStep [B] -> Carry, action [B, N]; decentralised, must not read the state
+    update: Callable[..., tuple[Learner, Metrics]]
+    # learner, Batch, key, env_steps, hypers -> Learner, metrics
+    refresh_target: Callable[..., Learner]  # learner, due [] bool, hypers -> Learner
+    inspect: Callable[[Learner, Batch], Inspection]

@@ -1,0 +1,120 @@
+"""SMAX against JaxMARL's own: same states, same observations, on the same random numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+from me_igm_jax.envs import smax
+from me_igm_jax.envs import smax_battle as battle
+from me_igm_jax.presets import load
+
+
+def pair(name):
+    return HeuristicEnemySMAX(scenario=map_name_to_scenario(name)), battle.simulator(name)
+
+
+def jaxmarl_numbers(sim, key):
+    """The random numbers that HeuristicEnemySMAX.step_env draws from `key`."""
+    key, action_key = jax.random.split(key)
+
+    def chase(k):  # heuristic policy: split for the attack, then choice(p=...) with the rest
+        return jax.random.uniform(jax.random.split(k)[0])
+
+    u = jax.vmap(chase)(jax.random.split(action_key, sim.num_enemies))
+    jitter = []
+    for _ in range(sim.world_steps_per_env_step):
+        key, world_key = jax.random.split(key)
+        unit_keys = jax.random.split(world_key, sim.num_agents)
+        dt = sim.time_per_step
+        jitter.append(
+            jax.vmap(lambda k: jax.random.uniform(k, minval=-dt, maxval=2 * dt))(unit_keys)
+        )
+    return u, jnp.stack(jitter)
+
+
+@pytest.mark.parametrize("name", ["3m", "smacv2_5_units", "3s_vs_5z"])
+def test_battle_equals_jaxmarl(name):
+    game, sim = pair(name)
+    n = sim.num_allies
+
+    @jax.jit
+    def compare(key):
+        reset_key, key = jax.random.split(key)
+        _, theirs = game.reset(reset_key)
+        state, memory = theirs.state, battle.first_memory(sim, theirs.state)
+
+        def step(carry, key):
+            theirs, state, memory = carry
+            act_key, key = jax.random.split(key)
+            avail = smax.team_avail(sim, state)
+            action = jax.random.categorical(act_key, jnp.where(avail, 0.0, -1e9))
+            named = {a: action[i] for i, a in enumerate(game.agents)}
+            obs, theirs, reward, _, _ = game.step_env(key, theirs, named)
+            u, jitter = jaxmarl_numbers(sim, key)
+            enemy_action, memory = battle.enemy_policy(sim, state, memory, u)
+            after = battle.fight(sim, state, jnp.concatenate([action, enemy_action]), jitter)
+            gain = battle.damage_share(sim, state, after)
+            won = after.unit_alive[:n].any() & ~after.unit_alive[n:].any()
+            over = ~after.unit_alive[:n].any() | ~after.unit_alive[n:].any()
+            their_avail = jnp.stack([game.get_avail_actions(theirs)[a] for a in game.agents])
+            prev, moves = theirs.state, after.prev_movement_actions
+            alive = state.unit_alive  # what the dead intend differs, and nobody can see it
+            differences = {
+                "position": jnp.abs(theirs.state.unit_positions - after.unit_positions).max(),
+                "health": jnp.abs(theirs.state.unit_health - after.unit_health).max(),
+                "cooldown": jnp.abs(
+                    theirs.state.unit_weapon_cooldowns - after.unit_weapon_cooldowns
+                ).max(),
+                "move": (alive[:, None] * jnp.abs(prev.prev_movement_actions - moves)).max(),
+                "target": (alive * jnp.abs(prev.prev_attack_actions - after.prev_attack_actions)).max(),
+                "reward": jnp.abs(reward[game.agents[0]] - gain - won),
+                "obs": jnp.abs(
+                    jnp.stack([obs[a] for a in game.agents]) - smax.team_obs(sim, after)
+                ).max(),
+                "avail": jnp.abs(their_avail.astype(float) - smax.team_avail(sim, after)).max(),
+            }
+            return (theirs, after, memory), (differences, over)
+
+        return jax.lax.scan(step, (theirs, state, memory), jax.random.split(key, 60))[1]
+
+    differences, over = jax.vmap(compare)(jax.random.split(jax.random.key(0), 20))
+    running = np.cumsum(np.asarray(over), axis=1) == 0
+    assert running.sum() > 300
+    for what, value in differences.items():
+        assert np.asarray(value)[running].max() < 1e-4, what
+
+
+def test_scenario_names_are_jaxmarls():
+    assert set(smax.names()) == set(MAP_NAME_TO_SCENARIO)
+
+
+def test_time_limit_is_exact_and_terminal():
+    config = load("qmix", env="smax/3m", **{"smax.max_steps": 7, "smax.walls_cause_death": False})
+    env = smax.make("3m", config)
+
+    def step(state, key):
+        state, outcome = env.step(key, state, jnp.full((3,), 4))  # nobody moves
+        return state, outcome
+
+    state = env.reset(jax.random.key(0))
+    _, outcome = jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 7))
+    assert outcome.terminal.tolist() == [False] * 6 + [True]
+    assert not outcome.truncated.any()
+
+
+def test_state_is_normalised_and_dead_units_vanish():
+    config = load("qmix", env="smax/smacv2_5_units")
+    env = smax.make("smacv2_5_units", config)
+    state = env.reset(jax.random.key(3))
+    step = env.observe(state)
+    assert step.state.shape == (env.spec.state_dim,) and step.obs.shape[1:] == env.spec.obs_shape
+    assert jnp.abs(step.state).max() <= 1.0
+    units = state.units.replace(unit_alive=state.units.unit_alive.at[0].set(False))
+    dead = state._replace(units=units)
+    seen = env.observe(dead)
+    assert not seen.alive[0] and jnp.all(seen.obs[0] == 0)
+    assert seen.avail[0].tolist() == [False] * 4 + [True] + [False] * 5
+    assert jnp.all(seen.state[: 5 + 6] == 0)
