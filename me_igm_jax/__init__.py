@@ -1,10 +1,10 @@
 """Maximum-entropy value decomposition for cooperative multi-agent reinforcement learning, in JAX.
 
-    config = load("me_qmix", env="smax/3m", **{"run.seeds": 4})
-    result = run(config)                                    # all seeds in one program, a run directory
+config = load("me_qmix", env="smax/3m", **{"run.seeds": 4})
+result = run(config)                                    # all seeds in one program, a run directory
 
-    train = make_train(config)                              # or: one traceable function of your own
-    state, metrics = jax.jit(jax.vmap(train, (0, None)))(keys, config.hypers)
+train = make_train(config)                              # or: one traceable function of your own
+state, metrics = jax.jit(jax.vmap(train, (0, None)))(keys, config.hypers)
 """
 
 import importlib

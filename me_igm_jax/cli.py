@@ -83,7 +83,8 @@ def _grid_axis(text: str, config: Config) -> tuple[str, list[float]]:
     except ValueError:
         raise ConfigError(f"--grid {text}: the values must be numbers") from None
     for value in axis:
-        validate(dataclasses.replace(config, hypers=config.hypers.replace(**{field: value})))
+        hypers = dataclasses.replace(config.hypers, **{field: value})
+        validate(dataclasses.replace(config, hypers=hypers))
     return field, axis
 
 
@@ -169,9 +170,9 @@ def _parse(prog: str, args: list[str]) -> Config:
 def _one_line(text: str) -> str:
     """A boxed, multi-line message of tyro's as one line: its text without title, rules and helptext."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [re.sub(r"[─-╿]+", " ", line).strip() for line in text.splitlines()][1:]
+    lines = [re.sub(r"[─-╿|+]|-{3,}", " ", line).strip() for line in text.splitlines()][1:]
     text = " ".join(line for line in lines if line)
-    text = re.split(r"Argument helptext|For full helptext", text)[0]
+    text = re.split(r"Argument helptext|For full helptext|Perhaps you meant:(?=.*Perhaps)", text)[0]
     return re.sub(r"\s+", " ", text).strip()
 
 

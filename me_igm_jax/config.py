@@ -8,14 +8,15 @@ Presets (YAML) and the command line only fill these classes in: see `presets.py`
 import dataclasses
 from typing import Literal
 
-from flax import struct
+import jax
 
 
 class ConfigError(ValueError):
     """A setting that cannot work. Its message is one line that names the key and the way out."""
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Hypers:
     """Numbers that may differ between the members of one compiled sweep."""
 

@@ -4,6 +4,7 @@ Members never talk to each other, so the split needs no communication. On a CPU 
 runs one member per core: small recurrent networks gain nothing from two threads inside an operation.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -24,10 +25,8 @@ def prepare(run: Run, members: int) -> None:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     count = run.devices or cpu_devices(members, os.cpu_count() or 1)
-    try:
+    with contextlib.suppress(RuntimeError):  # a device is in use already: keep those there are
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # a device is in use already (a notebook): keep the devices there are
 
 
 def cpu_devices(members: int, cores: int) -> int:

@@ -154,7 +154,11 @@ def compile_program(program: Program, members: Members, mesh) -> Steps:
     state = put(jax.eval_shape(start_all, keys, hypers))
     functions = {
         "start": (start_all, (keys, hypers), ()),
-        "epoch": (devices.over_members(program.epoch, mesh, shared=(1,)), (state, index, hypers), (0,)),
+        "epoch": (
+            devices.over_members(program.epoch, mesh, shared=(1,)),
+            (state, index, hypers),
+            (0,),
+        ),
         "final": (devices.over_members(program.final, mesh), (state,), ()),
     }
     # Tracing is Python and takes turns; only the compilations overlap.

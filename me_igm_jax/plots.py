@@ -15,36 +15,22 @@ LABELS = {"won": "greedy win rate", "return": "greedy team return", "length": "e
 
 def curves(directory: Path, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{label: (env_steps [E], values [E, S])}, one entry per hyper-point of the run."""
-    config, _ = read_config(directory)
+    config, grid = read_config(directory)
     rows = read_rows(directory / "metrics.jsonl")
     if not rows:
         raise ConfigError(f"{directory}: has no evaluations yet")
     if metric not in rows[0]:
         raise ConfigError(f"metric={metric}: not in {directory}; known: {', '.join(rows[0])}")
     out = {}
-    fixed = {"eval", "point", "seed"}
     for point in sorted({row["point"] for row in rows}):
         mine = [row for row in rows if row["point"] == point]
-        last = max(row["eval"] for row in mine)
-        grid = [[r for r in mine if r["eval"] == e] for e in range(last + 1)]
-        steps = np.array([np.mean([r["env_steps"] for r in group]) for group in grid])
-        values = np.array([[r[metric] for r in group] for group in grid], float)
-        swept = list(mine[0])[len(fixed) : list(mine[0]).index(_first_metric(mine[0]))]
-        tail = ", ".join(f"{k}={mine[0][k]:g}" for k in swept)
+        evals = sorted({row["eval"] for row in mine})
+        groups = [[row for row in mine if row["eval"] == e] for e in evals]
+        steps = np.array([np.mean([row["env_steps"] for row in group]) for group in groups])
+        values = np.array([[row[metric] for row in group] for group in groups], float)
+        tail = ", ".join(f"{key}={mine[0][f'hypers.{key}']:g}" for key in grid)
         out[f"{config.preset}{f' ({tail})' if tail else ''}"] = (steps, values)
     return out
-
-
-def _first_metric(row: dict) -> str:
-    """Swept hyperparameters stand between `seed` and the metrics, whose first is alphabetical."""
-    from dataclasses import fields
-
-    from .config import Hypers
-
-    hypers = {f.name for f in fields(Hypers)}
-    names = [k for k in row if k not in ("eval", "point", "seed")]
-    # `alpha` is both a hyperparameter and a metric: a repeated name is the metric's.
-    return next(k for k in names if k not in hypers or k == "alpha")
 
 
 def plot(directories: Sequence[Path], metric: str | None, out: Path) -> Path:

@@ -131,7 +131,7 @@ def _coerce(key: str, value: Any, hint: Any) -> Any:
             number = float("nan")
         if np.isfinite(number) and (hint is float or number == int(number)):
             return hint(number)
-    elif isinstance(value, hint):
+    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
         return value
     raise ConfigError(f"{key}={value}: must be of type {hint.__name__}")
 

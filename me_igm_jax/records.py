@@ -83,11 +83,12 @@ def _git_commit() -> str | None:
 
 
 def rows(index: int, metrics: dict[str, np.ndarray], seeds: int, points: list[dict]) -> list[Row]:
-    """One row per member; metrics are [members]. Swept values are columns of their own."""
+    """One row per member; metrics are [members]. Swept values are columns `hypers.<key>`."""
     out = []
     for member in range(seeds * len(points)):
         point, seed = divmod(member, seeds)
-        head = {"eval": index, "point": point, "seed": seed} | points[point]
+        head = {"eval": index, "point": point, "seed": seed}
+        head |= {f"hypers.{k}": x for k, x in points[point].items()}
         values = {k: float(v[member]) for k, v in metrics.items()}
         out.append(head | {k: int(x) if k in _COUNTS else round(x, 6) for k, x in values.items()})
     return out

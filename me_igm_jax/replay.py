@@ -43,9 +43,7 @@ def sample(ring: Batch, key: jax.Array, filled: jax.Array | int, batch: int) -> 
 
 def pack(batch: Batch, dtype: str) -> Batch:
     """`batch` in the types it is stored in."""
-    steps = batch.steps._replace(
-        obs=batch.steps.obs.astype(dtype), state=batch.steps.state.astype(dtype)
-    )
+    steps = batch.steps._replace(obs=batch.steps.obs.astype(dtype), state=batch.steps.state.astype(dtype))
     return batch._replace(
         steps=steps,
         action=batch.action.astype(jnp.uint8 if steps.avail.shape[-1] <= 256 else jnp.int32),

@@ -97,7 +97,8 @@ def collect_stream(
         resets=jnp.zeros((envs,), int),
     )
     end, (steps, first, transitions) = jax.lax.scan(step, begin, jax.random.split(scan_key, length))
-    first = jnp.concatenate([first, end.begins[None]])
+    # The final instant belongs to the last transition, whatever comes after it.
+    first = jnp.concatenate([first, jnp.zeros((1, envs), bool)])
     return make_batch(steps, jax.vmap(env.observe)(end.state), first, transitions)
 
 

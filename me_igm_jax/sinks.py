@@ -76,9 +76,7 @@ class WandB(_Means):
         from .presets import to_dict
 
         mode = os.environ.get("WANDB_MODE", "offline")
-        self._run = wandb.init(
-            project="me_igm_jax", dir=str(directory), mode=mode, config=to_dict(config)
-        )
+        self._run = wandb.init(project="me_igm_jax", dir=str(directory), mode=mode, config=to_dict(config))
 
     def _log(self, values, step):
         self._run.log(values, step=step)

@@ -142,9 +142,7 @@ def make_train(config: Config) -> Callable[[jax.Array, Hypers], tuple[RunState, 
 
     def train(key: jax.Array, hypers: Hypers) -> tuple[RunState, Metrics]:
         state = program.warm_up(program.init(key, hypers), hypers)
-        return jax.lax.scan(
-            lambda s, i: program.epoch(s, i, hypers), state, jnp.arange(program.epochs)
-        )
+        return jax.lax.scan(lambda s, i: program.epoch(s, i, hypers), state, jnp.arange(program.epochs))
 
     return train
 

@@ -24,14 +24,11 @@ def jaxmarl_numbers(sim, key):
         return jax.random.uniform(jax.random.split(k)[0])
 
     u = jax.vmap(chase)(jax.random.split(action_key, sim.num_enemies))
-    jitter = []
+    jitter, dt = [], sim.time_per_step
     for _ in range(sim.world_steps_per_env_step):
         key, world_key = jax.random.split(key)
         unit_keys = jax.random.split(world_key, sim.num_agents)
-        dt = sim.time_per_step
-        jitter.append(
-            jax.vmap(lambda k: jax.random.uniform(k, minval=-dt, maxval=2 * dt))(unit_keys)
-        )
+        jitter.append(jax.vmap(lambda k: jax.random.uniform(k, minval=-dt, maxval=2 * dt))(unit_keys))
     return u, jnp.stack(jitter)
 
 
@@ -65,15 +62,11 @@ def test_battle_equals_jaxmarl(name):
             differences = {
                 "position": jnp.abs(theirs.state.unit_positions - after.unit_positions).max(),
                 "health": jnp.abs(theirs.state.unit_health - after.unit_health).max(),
-                "cooldown": jnp.abs(
-                    theirs.state.unit_weapon_cooldowns - after.unit_weapon_cooldowns
-                ).max(),
+                "cooldown": jnp.abs(theirs.state.unit_weapon_cooldowns - after.unit_weapon_cooldowns).max(),
                 "move": (alive[:, None] * jnp.abs(prev.prev_movement_actions - moves)).max(),
                 "target": (alive * jnp.abs(prev.prev_attack_actions - after.prev_attack_actions)).max(),
                 "reward": jnp.abs(reward[game.agents[0]] - gain - won),
-                "obs": jnp.abs(
-                    jnp.stack([obs[a] for a in game.agents]) - smax.team_obs(sim, after)
-                ).max(),
+                "obs": jnp.abs(jnp.stack([obs[a] for a in game.agents]) - smax.team_obs(sim, after)).max(),
                 "avail": jnp.abs(their_avail.astype(float) - smax.team_avail(sim, after)).max(),
             }
             return (theirs, after, memory), (differences, over)

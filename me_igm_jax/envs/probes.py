@@ -66,9 +66,7 @@ def _observer(observation):
 
 def clock(horizon: int = 6, limit_is_terminal: bool = False) -> Env:
     """obs = t and reward 10 + t; ends (terminal) when every agent picks action 1, or at the limit."""
-    spec = EnvSpec(
-        "probe/clock", N_AGENTS, N_ACTIONS, (1,), 1, horizon, limit_is_terminal, ("last",)
-    )
+    spec = EnvSpec("probe/clock", N_AGENTS, N_ACTIONS, (1,), 1, horizon, limit_is_terminal, ("last",))
 
     def reset(key: jax.Array) -> ProbeState:
         return ProbeState(jnp.zeros((), jnp.int32), jnp.ones(()))

@@ -139,9 +139,7 @@ def team_obs(sim, s: battle.Units) -> jax.Array:
     seen = jnp.where(before[..., None], seen[:, :-1], seen[:, 1:]).reshape(n, -1)
 
     size = jnp.array([sim.map_width, sim.map_height])
-    own = jnp.concatenate(
-        [health[:, None], s.unit_positions / size, cooldown[:, None], types], axis=-1
-    )[:n]
+    own = jnp.concatenate([health[:, None], s.unit_positions / size, cooldown[:, None], types], axis=-1)[:n]
     return jnp.concatenate([seen, jnp.where(s.unit_alive[:n, None], own, 0.0)], axis=-1)
 
 

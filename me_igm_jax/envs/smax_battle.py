@@ -10,6 +10,7 @@ Shapes: U = N allies + M enemies, allies first. `sim` holds the constants (JaxMA
 
 import contextlib
 import io
+import sys
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ def simulator(scenario: str, **options):
 
 @cache
 def _jaxmarl():
-    with contextlib.redirect_stdout(io.StringIO()):  # JaxMARL prints while it is imported
+    with _quiet():
         from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO, SMAX
 
     class Simulator(SMAX):
@@ -43,6 +44,19 @@ def _jaxmarl():
             return jnp.zeros(())
 
     return Simulator, MAP_NAME_TO_SCENARIO
+
+
+@contextlib.contextmanager
+def _quiet():
+    """JaxMARL prints while it is imported, and puts sys.stdout back to the terminal behind it."""
+    names = ("stdout", "stderr", "__stdout__", "__stderr__")
+    saved = {name: getattr(sys, name) for name in names}
+    sys.stdout = sys.__stdout__ = io.StringIO()
+    try:
+        yield
+    finally:
+        for name, stream in saved.items():
+            setattr(sys, name, stream)
 
 
 def norm(x: jax.Array) -> jax.Array:

@@ -1,0 +1,48 @@
+"""Shared settings: a CPU, no silent rank promotion, and every random key used once."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.presets import load
+from me_igm_jax.types import Batch, EnvSpec, TimeStep
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/me_igm_jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+SPEC = EnvSpec("test", 3, 4, (5,), 6, horizon=5, limit_is_terminal=False)
+TINY = {"net.hidden": 8, "algo.hyper_embed": 8, "algo.mixing_embed": 4, "algo.central_embed": 8}
+
+
+def random_batch(key, spec: EnvSpec = SPEC, T: int = 5, B: int = 4) -> Batch:
+    """Dead agents, unavailable actions, a terminal in the middle and padding at the end."""
+    keys = jax.random.split(key, 6)
+    n, a = spec.n_agents, spec.n_actions
+    alive = jax.random.bernoulli(keys[0], 0.8, (T + 1, B, n))
+    avail = jax.random.bernoulli(keys[1], 0.6, (T + 1, B, n, a)) & alive[..., None]
+    avail = avail.at[..., 0].set(True)  # the no-op, all that the dead can do
+    obs = jax.random.normal(keys[2], (T + 1, B, n, *spec.obs_shape)) * alive[..., None]
+    state = jax.random.normal(keys[3], (T + 1, B, spec.state_dim))
+    action = jax.random.categorical(keys[4], jnp.where(avail[:T], 0.0, -1e9))
+    reward = jax.random.normal(keys[5], (T, B))
+    mask = jnp.ones((T, B)).at[3:, 0].set(0.0)
+    discount = jnp.ones((T, B)).at[1, 1].set(0.0).at[2, 0].set(0.0)
+    first = jnp.zeros((T + 1, B), bool).at[0].set(True).at[2, 1].set(True)
+    return Batch(TimeStep(obs, state, avail, alive), first, action, reward, discount, mask)
+
+
+@pytest.fixture
+def batch():
+    return random_batch(jax.random.key(7))
+
+
+def tiny(preset: str, env: str = "probe/clock", **overrides):
+    """A small configuration of `preset` and its algorithm for SPEC."""
+    config = load(preset, env=env, **(TINY | overrides))
+    return config, make_algorithm(config, SPEC)

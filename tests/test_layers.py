@@ -1,0 +1,83 @@
+"""Imports point one way; nothing traced touches the host; the code is lint- and type-clean."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "me_igm_jax"
+LAYERS = [  # a module may import from its own row and from the rows above
+    {"types", "config"},
+    {"presets", "nets", "mixers", "transforms", "policies", "returns", "replay", "stats", "envs"},
+    {"algos"},
+    {"rollout", "evaluate", "diagnostics", "train"},
+    {"devices", "sinks", "records", "checkpoint", "experiment", "play", "plots", "cli"},
+]
+HOST_ONLY = {"os", "time", "pathlib", "logging", "subprocess", "tqdm", "orbax", "matplotlib"}
+TRACED = {"types", "nets", "mixers", "transforms", "policies", "returns", "replay", "algos",
+          "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts != ("__init__",):
+            yield path, parts
+
+
+def imports(path, parts):
+    """(top module inside the package or None, outside name or None) of every import in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((None, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield None, (node.module or "").split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            inside = len(parts) > 1 and node.level == 1  # a sibling in the same sub-package
+            if inside:
+                yield parts[0], None
+            elif node.module:
+                yield node.module.split(".")[0], None
+            else:
+                yield from ((alias.name, None) for alias in node.names)
+
+
+@pytest.mark.parametrize("path, parts", modules(), ids=lambda x: str(x)[-40:])
+def test_imports_point_one_way(path, parts):
+    rank = {name: i for i, row in enumerate(LAYERS) for name in row}
+    assert parts[0] in rank, f"{parts[0]} is in no layer: add it to LAYERS"
+    for inner, outer in imports(path, parts):
+        if inner is not None:
+            assert rank[inner] <= rank[parts[0]], f"{parts[0]} imports {inner}"
+            assert not (parts[0] == "algos" and inner in ("envs", "rollout"))
+        if parts[0] in TRACED:
+            assert outer not in HOST_ONLY, f"{parts[0]} is traced and imports {outer}"
+
+
+def test_files_stay_readable():
+    long = {p.name: n for p, _ in modules() if (n := len(p.read_text().splitlines())) > 330}
+    assert long == {}
+
+
+def tool(*command):
+    found = shutil.which(command[0], path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{command[0]} is not installed beside this Python")
+    done = subprocess.run([found, *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_ruff_check():
+    tool("ruff", "check", ".")
+
+
+def test_ruff_format():
+    tool("ruff", "format", "--check", ".")
+
+
+def test_types():
+    tool("basedpyright", "--level", "error")

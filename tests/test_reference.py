@@ -1,0 +1,268 @@
+"""One gradient step of the value family against an independent NumPy oracle in float64.
+
+The oracle follows the equations of the papers (QMIX, VDN, QPLEX, Weighted QMIX, Soft-QMIX, ME-IGM),
+not our code, of which it shares only the names of the parameters and the draw of random actions.
+"""
+
+from operator import itemgetter
+from types import SimpleNamespace
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.policies import sample
+from me_igm_jax.presets import load
+from me_igm_jax.types import Batch, EnvSpec, TimeStep
+
+T, B, N, A, OBS, STATE = 5, 4, 3, 4, 5, 6
+SPEC = EnvSpec("reference", N, A, (OBS,), STATE, horizon=T, limit_is_terminal=False)
+SMALL = {
+    "net.hidden": 8, "net.last_action": True, "algo.hyper_embed": 6, "algo.mixing_embed": 5,
+    "algo.opt_embed": 3, "algo.central_embed": 7, "algo.qplex_heads": 2, "hypers.alpha": 0.5,
+}  # fmt: skip
+CASES = {
+    "qmix": {}, "vdn": {}, "qplex": {}, "me_qmix": {}, "me_qmix 2": {"algo.opt_layers": 2},
+    "me_qplex": {}, "soft_qmix": {}, "soft_qmix_released": {}, "me_ow_qmix": {},
+}  # fmt: skip
+draw = jax.jit(lambda key, pi: sample(key, distrax.Categorical(probs=pi)))
+
+
+def make_batch() -> Batch:
+    """Sequences: terminal then padding; two packed episodes; a truncation, then another; one whole.
+
+    What is masked out holds large rewards, so that any leak shows.
+    """
+    rng = np.random.default_rng(0)
+    alive = rng.random((T + 1, B, N)) < 0.8
+    avail = (rng.random((T + 1, B, N, A)) < 0.6) & alive[..., None]
+    avail[..., 0] = True  # all that the dead can do
+    obs = rng.normal(size=(T + 1, B, N, OBS)) * alive[..., None]
+    state = rng.normal(size=(T + 1, B, STATE))
+    action = np.where(avail, rng.random(avail.shape), -1)[:T].argmax(-1)
+    first, discount, mask = np.zeros((T + 1, B), bool), np.ones((T, B)), np.ones((T, B))
+    first[0] = first[2, 1] = first[3, 2] = True
+    discount[2, 0] = discount[1, 1] = discount[4, 3] = 0
+    mask[3:, 0] = mask[2, 2] = 0  # padding; instant 2 is the last of a truncated episode
+    reward = np.where(mask, rng.normal(size=(T, B)), 1e3)
+    batch = Batch(TimeStep(obs, state, avail, alive), first, action, reward, discount, mask)
+    # Rounded to float32, as our code sees it.
+    return jax.tree.map(lambda x: np.float32(x).astype(float) if x.dtype == float else x, batch)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def c(request) -> SimpleNamespace:
+    """Our code's step on the batch, and the oracle's view of the same learner."""
+    name = request.param
+    config = load(name.split()[0], env="probe/clock", **(SMALL | CASES[name]))
+    algo, hypers, batch = make_algorithm(config, SPEC), config.hypers, make_batch()
+    learner, other = (jax.jit(algo.init)(jax.random.key(seed), hypers) for seed in (1, 2))
+    # Doubled, or the policies would be all but uniform.
+    params, target = (jax.tree.map(lambda x: 2 * np.array(x), y.params) for y in (learner, other))
+    given = learner._replace(params=params, target=target), jax.tree.map(jnp.asarray, batch)
+    after, metrics = jax.jit(algo.update)(*given, jax.random.key(3), 0, hypers)
+    seen = jax.jit(algo.inspect)(*given)
+    params, target = jax.tree.map(np.float64, (params, target))
+    now = evaluate(config.algo, params, batch)
+    goal, pi, entropy = make_goal(config, now, target, batch, jax.random.key(3))
+    return SimpleNamespace(**locals())
+
+
+def linear(p, x):
+    return x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"]
+
+
+def mlp(p, x):
+    for i in range(len(p)):
+        x = linear(p[f"Linear_{i}"], np.maximum(x, 0) if i else x)
+    return x
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def elu(x):
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+def chosen(values, action):
+    return np.take_along_axis(values[: len(action)], action[..., None], -1)[..., 0]
+
+
+def utilities(params, batch):
+    """PyTorch's GRU cell on [obs, last action, agent], both memories reset where episodes begin."""
+    p, q = params["params"], []
+    gru, last = p["GRU_0"], np.zeros((B, N, A))
+    h = np.zeros((B, N, len(gru["w_h"])))
+    for t in range(T + 1):
+        begins = batch.first[t][:, None, None]
+        last, h = np.where(begins, 0, last), np.where(begins, 0, h)
+        x = np.concatenate([batch.steps.obs[t], last, np.tile(np.eye(N), (B, 1, 1))], -1)
+        x = np.maximum(linear(p["Linear_0"], x), 0)
+        x_r, x_z, x_n = np.split(x @ gru["w_i"] + gru["b_i"], 3, -1)
+        h_r, h_z, h_n = np.split(h @ gru["w_h"] + gru["b_h"], 3, -1)
+        z = sigmoid(x_z + h_z)
+        h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
+        q.append(linear(p["Linear_1"], h))
+        last = np.eye(A)[batch.action[min(t, T - 1)]]
+    return np.stack(q)
+
+
+def opt(params, q, state, layers):
+    """ME-IGM's order-preserving transformation, Eq. 2, with weights made non-negative."""
+    p, shape = params["params"], (*state.shape[:-1], N, 1, -1)
+    if layers == 1:
+        return np.abs(mlp(p["MLP_0"], state))[..., None] * q + mlp(p["MLP_1"], state)[..., None]
+    w1, w2 = (np.abs(mlp(p[k], state)).reshape(shape) for k in ("MLP_0", "MLP_1"))
+    b1 = linear(p["Linear_0"], state).reshape(shape)
+    return (w2 * elu(w1 * q[..., None] + b1)).sum(-1) + mlp(p["MLP_2"], state)[..., None]
+
+
+def mix(algo, params, values, steps, action, advantage=None):
+    """Q_tot at the first instants and, for QPLEX, the advantage that no gradient passes."""
+    n = len(action)
+    q, state, avail = chosen(values, action), steps.state[:n], steps.avail[:n]
+    if algo.mixer == "vdn":
+        return q.sum(-1), None
+    p = params["mixer"]["params"]
+    first, second = np.abs(mlp(p["MLP_0"], state)), mlp(p["MLP_1"], state)
+    if algo.mixer == "qmix":
+        w1 = first.reshape(*q.shape, -1)
+        hidden = elu(np.einsum("tbn,tbne->tbe", q, w1) + linear(p["Linear_0"], state))
+        return (hidden * np.abs(second)).sum(-1) + mlp(p["MLP_2"], state)[..., 0], None
+    w, v = first + 1e-10, second
+    if advantage is None:
+        advantage = w * (q - np.where(avail, values[:n], -np.inf).max(-1))
+    joint = np.concatenate([state, np.eye(A)[action].reshape(*state.shape[:-1], -1)], -1)
+    importance = 0
+    for k in range(algo.qplex_heads):
+        key, agent, act = (jax.tree.map(itemgetter(k), p[f"VmapMLP_{i}"]) for i in range(3))
+        gates = sigmoid(mlp(agent, state)) * sigmoid(mlp(act, joint))
+        importance += (np.abs(mlp(key, state)) + 1e-10) * gates
+    return (w * q + v + advantage * (importance - 1)).sum(-1), advantage
+
+
+def central(params, batch, action):
+    """Weighted QMIX's unrestricted critic: a feed-forward mixer and a state value."""
+    p, q = params["central_mixer"]["params"], utilities(params["central_agent"], batch)
+    q, state = chosen(q, action), batch.steps.state[: len(action)]
+    return (mlp(p["MLP_0"], np.concatenate([q, state], -1)) + mlp(p["MLP_1"], state))[..., 0]
+
+
+def evaluate(algo, params, batch, held=None):
+    """Values of the batch's actions; `held` replaces what lies behind a stop-gradient."""
+    state, raw = batch.steps.state, utilities(params["agent"], batch)
+    residual = algo.local == "residual"  # Soft-QMIX's g_i
+    q = raw + opt(params["local"], raw, state, 2) if residual else raw
+    held_q, held_advantage = (held.q, held.advantage) if held else (q, None)
+    q_tot, advantage = mix(algo, params, q, batch.steps, batch.action, held_advantage)
+    mapped = algo.transform == "opt"
+    logits = opt(params["transform"], held_q, state, algo.opt_layers) if mapped else held_q
+    opt_sum = chosen(logits, batch.action).sum(-1)
+    q_hat = central(params, batch, batch.action) if algo.central_critic else None
+    return SimpleNamespace(**locals())
+
+
+def make_goal(config, now, target, batch, key):
+    """The TD(lambda) target, the policy and its joint entropy."""
+    algo, hypers, avail = config.algo, config.hypers, batch.steps.avail
+    logits = np.where(avail, now.logits / hypers.alpha, -np.inf)
+    pi = np.exp(logits - logits.max(-1, keepdims=True))
+    pi /= pi.sum(-1, keepdims=True)
+    entropy = -(pi * np.log(np.where(pi > 0, pi, 1))).sum((-1, -2))
+    if algo.policy == "softmax":
+        action = np.array(draw(key, pi))
+        bonus = -hypers.alpha * np.log(chosen(pi, action)).sum(-1)
+    else:  # double Q-learning
+        action, bonus = np.where(avail, now.raw, -np.inf).argmax(-1), np.zeros((T + 1, B))
+    if algo.central_critic:
+        value = central(target, batch, action)
+    else:
+        value, _ = mix(algo, target, evaluate(algo, target, batch).q, batch.steps, action)
+    q_tot = np.zeros((T, B))
+    for t, b in np.argwhere(batch.mask):
+        q_tot[t, b] = lambda_return(batch, value, bonus, t, b, hypers.gamma, hypers.td_lambda)
+    return q_tot, pi, entropy[:T]
+
+
+def lambda_return(batch, value, bonus, t, b, gamma, lam):
+    """(1 - l) sum_n l^(n-1) G^(n), the rest of the weight on the longest n-step soft return."""
+    end = t + 1  # the last instant of this episode in the sequence
+    while end < T and batch.discount[end - 1, b] and batch.mask[end, b]:
+        end += 1
+    total = 0
+    for n in range(1, end - t + 1):
+        d = batch.discount[t : t + n, b]  # all 1, but for the last of a terminal episode
+        entropy = gamma * d * bonus[t + 1 : t + n + 1, b]
+        n_step = (gamma ** np.arange(n) * (batch.reward[t : t + n, b] + entropy)).sum()
+        n_step += gamma**n * d[-1] * value[t + n, b]
+        total += lam ** (n - 1) * (1 if t + n == end else 1 - lam) * n_step
+    return total
+
+
+def losses(config, now, held, target, mask):
+    """L(theta), L(phi) and, where there is one, the central critic's loss."""
+    w = norm = np.ones((T, B))
+    if config.algo.weighting == "optimistic":
+        w = np.where(held.q_tot < target, 1, config.hypers.optimistic_weight)
+    if config.algo.weighting == "soft_qmix":
+        w = norm = np.where((held.q_tot > held.opt_sum) == (held.q_tot < target), 0.5, 1)
+    out = {
+        "loss_td": (mask * w * (now.q_tot - target) ** 2).sum() / (mask * norm).sum() / 2,
+        "loss_opt": (mask * (held.q_tot - now.opt_sum) ** 2).sum() / mask.sum() / 2,
+    }
+    if config.algo.central_critic:
+        out["loss_central"] = (mask * (now.q_hat - target) ** 2).sum() / mask.sum() / 2
+    return out
+
+
+def test_forward(c):
+    expected = {"q": c.now.q, "q_tot": c.now.q_tot, "logits": c.now.logits, "probs": c.pi}
+    for key, value in expected.items():
+        np.testing.assert_allclose(getattr(c.seen, key), value[:T], atol=1e-5, err_msg=key)
+
+
+def test_losses_and_targets(c):
+    expected = losses(c.config, c.now, c.now, c.goal, c.batch.mask)
+    means = {"target": c.goal, "q_tot": c.now.q_tot, "entropy": c.entropy / N}
+    expected |= {key: np.average(x, weights=c.batch.mask) for key, x in means.items()}
+    for key, value in expected.items():
+        np.testing.assert_allclose(c.metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_gradient_clip_and_adam(c):
+    norm = c.metrics["grad_norm"]
+    assert (norm > 10) == (c.name not in ("vdn", "qplex")), "the clip must be seen at work and at rest"
+    moments = optax.tree_utils.tree_get(c.after.opt_state, "mu")
+    clipped = jax.tree.map(lambda mu: np.float64(mu) / (1 - 0.9), moments)
+    size = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(clipped)))
+    np.testing.assert_allclose(size, min(norm, 10), rtol=1e-5)
+
+    def total_loss():
+        now = evaluate(c.config.algo, c.params, c.batch, held=c.now)
+        return sum(losses(c.config, now, c.now, c.goal, c.batch.mask).values())
+
+    rng, eps, trees = np.random.default_rng(1), 1e-5, (c.params, clipped, c.after.params)
+    for old, gradient, new in zip(*map(jax.tree.leaves, trees), strict=True):
+        for i in rng.integers(old.size, size=4):
+            value, ends = old.flat[i], []
+            for old.flat[i] in (value + eps, value - eps):
+                ends.append(total_loss())
+            old.flat[i] = value
+            slope = (ends[0] - ends[1]) / (2 * eps) * min(1, 10 / norm)
+            np.testing.assert_allclose(gradient.flat[i], slope, rtol=1e-4, atol=1e-6)
+        step = -c.hypers.lr * gradient / (np.abs(gradient) + 1e-8)
+        np.testing.assert_allclose(new, old + step, atol=1e-6)
+
+
+def test_temperature(c):
+    excess = np.average(c.entropy, weights=c.batch.mask) - N * c.hypers.target_entropy
+    learned = c.config.algo.temperature == "sgd"
+    expected = np.log(c.hypers.alpha) - learned * c.hypers.alpha_lr * c.hypers.alpha * excess
+    assert learned == c.name.startswith("me_") and abs(excess) > 0.1
+    np.testing.assert_allclose(c.after.log_alpha, expected, atol=1e-6)
