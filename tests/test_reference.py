@@ -237,7 +237,8 @@ def test_losses_and_targets(c):
 
 def test_gradient_clip_and_adam(c):
     norm = c.metrics["grad_norm"]
-    assert (norm > 10) == (c.name not in ("vdn", "qplex")), "the clip must be seen at work and at rest"
+    # The clip is seen both at rest and at work.
+    assert (norm < 10) == (c.name in ("vdn", "qplex", "me_qplex"))
     moments = optax.tree_utils.tree_get(c.after.opt_state, "mu")
     clipped = jax.tree.map(lambda mu: np.float64(mu) / (1 - 0.9), moments)
     size = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(clipped)))
@@ -262,7 +263,6 @@ def test_gradient_clip_and_adam(c):
 
 def test_temperature(c):
     excess = np.average(c.entropy, weights=c.batch.mask) - N * c.hypers.target_entropy
-    learned = c.config.algo.temperature == "sgd"
-    expected = np.log(c.hypers.alpha) - learned * c.hypers.alpha_lr * c.hypers.alpha * excess
-    assert learned == c.name.startswith("me_") and abs(excess) > 0.1
-    np.testing.assert_allclose(c.after.log_alpha, expected, atol=1e-6)
+    step = -c.hypers.alpha_lr * c.hypers.alpha * excess * (c.config.algo.temperature == "sgd")
+    assert (abs(step) > 0.01) == c.name.startswith("me_")
+    np.testing.assert_allclose(c.after.log_alpha, np.log(c.hypers.alpha) + step, atol=1e-6)
