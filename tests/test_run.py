@@ -39,11 +39,20 @@ def params(state):
 def test_run_directory(tmp_path):
     result = run(fast(tmp_path / "a"))
     files = {p.name for p in (tmp_path / "a").iterdir()}
-    expected = {"config.yaml", "manifest.json", "metrics.jsonl", "summary.json", "marl_eval.json", "checkpoints"}
+    expected = {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "summary.json",
+        "marl_eval.json",
+        "checkpoints",
+    }
     assert files == expected
     rows = read_rows(tmp_path / "a" / "metrics.jsonl")
     assert {(r["eval"], r["seed"]) for r in rows} >= {(e, s) for e in range(4) for s in range(2)}
-    assert {"env_steps", "updates", "return", "length", "loss_td", "entropy", "alpha", "igm_gap"} <= set(rows[0])
+    assert {"env_steps", "updates", "return", "length", "loss_td", "entropy", "alpha", "igm_gap"} <= set(
+        rows[0]
+    )
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
     timing = {"env_steps_per_second", "compile_seconds", "wall_seconds", "peak_memory_bytes"}
     assert timing | {"replay_bytes_per_seed"} <= set(summary)
