@@ -115,8 +115,8 @@ def run(
     table = None
     if config.env.startswith("matrix/"):
         table = jax.jit(jax.vmap(partial(game_table, program.algo, program.env)))(state.learner)
-    summary = records.write_summary(directory, config, members.points, final, timing, program, table)
     checkpoint.save(directory, loop.epoch, state, resumable=False)
+    summary = records.write_summary(directory, config, members.points, final, timing, program, table)
     return Result(directory, summary, state, False)
 
 
