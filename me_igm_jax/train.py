@@ -82,7 +82,8 @@ def make_program(config: Config) -> Program:
         key, collect_key = jax.random.split(state.key)
         batch = collect(state.learner, collect_key, state.env_steps, hypers)
         ring = replay.add(state.ring, batch, (i % slots) * cfg.envs, config.replay.dtype)
-        episodes = state.episodes + finished_episodes(batch)
+        finished = cfg.envs if cfg.mode == "episodes" else finished_episodes(batch)
+        episodes = state.episodes + finished
         interval = config.algo.target_interval
         due = episodes // interval > state.episodes // interval
         learner = algo.refresh_target(state.learner, due, hypers)
@@ -92,15 +93,15 @@ def make_program(config: Config) -> Program:
         """One collection and its gradient steps."""
         state = gather(state, i, hypers)
         filled = jnp.minimum(i + 1, slots) * cfg.envs
-        key, *update_keys = jax.random.split(state.key, 1 + config.updates_per_iteration)
+        keys = jax.random.split(state.key, 1 + config.updates_per_iteration)
 
         def step(learner: Learner, step_key):
             sample_key, update_key = jax.random.split(step_key)
             batch = replay.sample(state.ring, sample_key, filled, config.replay.batch)
             return algo.update(learner, batch, update_key, state.env_steps, hypers)
 
-        learner, metrics = jax.lax.scan(step, state.learner, jnp.stack(update_keys))
-        return state._replace(learner=learner, key=key), metrics
+        learner, metrics = jax.lax.scan(step, state.learner, keys[1:])
+        return state._replace(learner=learner, key=keys[0]), metrics
 
     def warm_up(state: RunState, hypers: Hypers) -> RunState:
         def step(state, i):
@@ -161,7 +162,7 @@ def schedule(config: Config, horizon: int) -> tuple[int, int]:
 
 
 def finished_episodes(batch: Batch) -> jax.Array:
-    """Episodes that ended inside the batch: by a terminal step, or cut off before a masked one."""
+    """Episodes that ended inside a packed batch: by a terminal step, or cut off before a masked one."""
     terminal = batch.mask * (1 - batch.discount)
     cut = batch.mask[:-1] * batch.discount[:-1] * (1 - batch.mask[1:])
     return terminal.sum() + cut.sum()

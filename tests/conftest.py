@@ -1,4 +1,4 @@
-"""Shared settings: a CPU, no silent rank promotion, and every random key used once."""
+"""Shared settings and small random batches."""
 
 import os
 
@@ -12,7 +12,6 @@ from me_igm_jax.algos import make_algorithm
 from me_igm_jax.presets import load
 from me_igm_jax.types import Batch, EnvSpec, TimeStep
 
-jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/me_igm_jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

@@ -21,13 +21,6 @@ FAST = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def no_reuse_checks():
-    """The host driver hands one key to several programs on purpose (seeds are shared by points)."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def fast(directory, env="probe/clock", **overrides):
     return load("me_qmix", env=env, **(FAST | {"run.dir": str(directory)} | overrides))
 

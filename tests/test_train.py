@@ -54,6 +54,18 @@ def test_vmapped_seeds_equal_single_runs(overrides):
     assert not np.allclose(metrics["loss_td"][0], metrics["loss_td"][1])
 
 
+@pytest.mark.parametrize("overrides", [{}, STREAM], ids=["episodes", "stream"])
+@pytest.mark.parametrize("preset", ["qmix", "me_qmix"])
+def test_no_key_is_used_twice(preset, overrides):
+    """One whole run of one seed under JAX's checker (under vmap it reports keys that are used once)."""
+    config = small(preset, **overrides)
+    program = make_program(config)
+    with jax.debug_key_reuse(True):
+        jax.block_until_ready(jax.jit(make_train(config))(jax.random.key(0), config.hypers))
+        state = jax.jit(program.init)(jax.random.key(0), config.hypers)
+        jax.block_until_ready(jax.jit(program.final)(state))
+
+
 def test_a_sweep_traces_once_and_points_differ():
     config, traces = small(), 0
     train = make_train(config)
