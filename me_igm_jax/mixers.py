@@ -72,7 +72,8 @@ class QPLEX(nn.Module):
         # The heads of one branch are one network with a leading head axis.
         def branch(width, x):
             heads = nn.vmap(
-                MLP, in_axes=None, out_axes=-2, axis_size=self.heads,
+                MLP, in_axes=None, out_axes=-2,  # pyright: ignore[reportArgumentType]
+                axis_size=self.heads,
                 variable_axes={"params": 0}, split_rngs={"params": True},
             )  # fmt: skip
             return heads((*hidden, width))(x)  # [..., K, width]

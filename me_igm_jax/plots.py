@@ -39,6 +39,7 @@ def plot(directories: Sequence[Path], metric: str | None, out: Path) -> Path:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     first = read_rows(directories[0] / "metrics.jsonl")
     metric = metric or ("won" if first and "won" in first[0] else "return")
@@ -53,7 +54,7 @@ def plot(directories: Sequence[Path], metric: str | None, out: Path) -> Path:
         low, high = stats.bootstrap(values)
         axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set(xlabel="environment steps", ylabel=LABELS.get(metric, metric), title=", ".join(envs))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter())
     if metric == "won":
         axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)

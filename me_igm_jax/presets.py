@@ -73,7 +73,8 @@ def sweep(hypers: Hypers, **grid: Iterable[float]) -> Hypers:
     size = points[0].size if points else 1
     columns = {k: p.reshape(-1) for k, p in zip(axes, points, strict=True)}
     values = {n: columns.get(n, np.full(size, getattr(hypers, n))) for n in names}
-    return Hypers(**{n: jnp.asarray(v, jnp.float32) for n, v in values.items()})
+    leaves: dict[str, Any] = {n: jnp.asarray(v, jnp.float32) for n, v in values.items()}
+    return Hypers(**leaves)  # a pytree: the floats may be arrays
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

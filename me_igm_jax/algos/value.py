@@ -5,8 +5,9 @@ members bootstrap from an action sampled from the current policy and add its ent
 run is, is a choice of parts in `config.algo`; there is no code for any single system.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,6 +29,11 @@ from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 
 sg = jax.lax.stop_gradient
+
+
+def apply(module: nn.Module, params: Params, *args) -> Any:
+    """`module.apply`; flax declares a tuple that only mutable collections would give."""
+    return module.apply(params, *args)
 
 
 class Targets(NamedTuple):
@@ -73,7 +79,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         hidden, last_action = carry
         x = inputs(step, last_action)[None]
         first = jnp.zeros((1, x.shape[1]), bool)
-        hidden, q = agent.apply(learner.params["agent"], hidden, x, first)
+        hidden, q = apply(agent, learner.params["agent"], hidden, x, first)
         return hidden, q[0]
 
     def act(learner: Learner, carry, step: TimeStep, key, env_steps, hypers: Hypers):
@@ -103,23 +109,23 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     def unroll(params: Params, x: jax.Array, first: jax.Array) -> dict[str, jax.Array]:
         """Utilities of every agent network, each [T or T+1, B, N, A]."""
         hidden = zero_hidden(first.shape[1])
-        return {k: agent.apply(p, hidden, x, first)[1] for k, p in params.items()}
+        return {k: apply(agent, p, hidden, x, first)[1] for k, p in params.items()}
 
     def policy_logits(params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
-        values = local.apply(params["local"], q, state)
-        return transform.apply(params["transform"], sg(values), state)
+        values = apply(local, params["local"], q, state)
+        return apply(transform, params["transform"], sg(values), state)
 
     def mix(params: Params, q, action: jax.Array, state, avail) -> jax.Array:
         """Q_tot(s, action) from raw utilities q."""
-        values = local.apply(params["local"], q, state)
-        return mixer.apply(params["mixer"], *choose(values, action, avail), state)
+        values = apply(local, params["local"], q, state)
+        return apply(mixer, params["mixer"], *choose(values, action, avail), state)
 
     def choose(values, action, avail):
         onehot = jax.nn.one_hot(action, spec.n_actions)
         return (values * onehot).sum(-1), masked(values, avail).max(-1), onehot
 
     def mix_central(params: Params, q, action, state, avail) -> jax.Array:
-        return central_mixer.apply(params["central_mixer"], *choose(q, action, avail), state)
+        return apply(central_mixer, params["central_mixer"], *choose(q, action, avail), state)
 
     # -- learning ---------------------------------------------------------------------------------
 
@@ -225,7 +231,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
             # Eq. 11 with the entropy of the current policy: d/d log alpha of alpha (H - N H_target)
             grad = jnp.exp(log_alpha) * (entropy - spec.n_agents * hypers.target_entropy)
             step, opt_state = alpha_optimiser(hypers).update(grad, opt_state)
-            log_alpha = log_alpha + step
+            log_alpha = optax.apply_updates(log_alpha, step)
         return log_alpha, opt_state, entropy
 
     def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
@@ -272,9 +278,9 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         state, avail = batch.steps.state[:T], batch.steps.avail[:T]
         q = unroll(split_params(learner.params)[0], *sequence(batch))["agent"][:T]
         logits = policy_logits(learner.params, q, state)
-        probs = softmax_policy(logits / jnp.exp(learner.log_alpha), avail).probs
+        probs = jnp.asarray(softmax_policy(logits / jnp.exp(learner.log_alpha), avail).probs)
         return Inspection(
-            q=local.apply(learner.params["local"], q, state),
+            q=apply(local, learner.params["local"], q, state),
             q_tot=mix(learner.params, q, batch.action, state, avail),
             q_tot_greedy=mix(learner.params, q, greedy_action(q, avail), state, avail),
             logits=logits,
