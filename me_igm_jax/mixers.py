@@ -38,7 +38,7 @@ class QMIX(nn.Module):
         b1 = Linear(self.embed)(state)
         w2 = jnp.abs(MLP((self.hyper, self.embed))(state))
         b2 = MLP((self.embed, 1))(state)[..., 0]
-        # A sum of N terms, not a reduction: XLA's CPU backend fuses it (20x faster there).
+        # A sum of N terms, not a reduction: XLA's CPU backend fuses it (docs/engineering-notes.md).
         mixed = sum(q_taken[..., i, None] * w1[..., i, :] for i in range(n))
         hidden = nn.elu(mixed + b1)
         return (hidden * w2).sum(-1) + b2

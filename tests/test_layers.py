@@ -65,8 +65,7 @@ def test_files_stay_readable():
 
 def tool(*command):
     found = shutil.which(command[0], path=str(Path(sys.executable).parent))
-    if found is None:
-        pytest.skip(f"{command[0]} is not installed beside this Python")
+    assert found, f"{command[0]} is not installed beside this Python: pip install -e '.[dev]'"
     done = subprocess.run([found, *command[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
