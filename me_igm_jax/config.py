@@ -21,7 +21,11 @@ class Hypers:
     """Numbers that may differ between the members of one compiled sweep."""
 
     lr: float = 1e-3
-    """Adam's learning rate."""
+    """Adam's learning rate, at first."""
+    lr_decay: float = 1.0
+    """Share of the learning rate that is left after lr_steps; 1 keeps it constant."""
+    lr_steps: float = 1_000_000.0
+    """Environment steps over which the learning rate falls linearly."""
     gamma: float = 0.99
     """Discount factor."""
     td_lambda: float = 0.4
@@ -95,9 +99,11 @@ class Net:
     """The agents' shared network."""
 
     hidden: int = 64
-    """Width of the first layer and of the recurrent state."""
+    """Width of the hidden layers and of the recurrent state."""
+    layers: int = 1
+    """Hidden layers before the GRU or, without one, before the output."""
     recurrent: bool = True
-    """A GRU after the first layer; without it the agent remembers nothing."""
+    """A GRU after the hidden layers; without it the agent remembers nothing."""
     last_action: bool = True
     """Feed the agent its own last action."""
     agent_id: bool = True
@@ -237,7 +243,7 @@ def validate(config: Config) -> Config:
         "run.final_eval_episodes": 1, "run.checkpoint_every": 0, "run.seed": 0,
         "collect.envs": 1, "collect.length": 1, "collect.fresh_starts": 1,
         "collect.episodes_per_update": 1, "collect.transitions_per_update": 1,
-        "replay.capacity": 1, "replay.batch": 1, "net.hidden": 1, "smax.max_steps": 1,
+        "replay.capacity": 1, "replay.batch": 1, "net.hidden": 1, "net.layers": 1, "smax.max_steps": 1,
         "algo.target_interval": 1, "algo.mixing_embed": 1, "algo.hyper_embed": 1,
         "algo.opt_embed": 1, "algo.mlp_embed": 1, "algo.qplex_heads": 1, "algo.qplex_layers": 1,
         "algo.central_embed": 1,
@@ -247,11 +253,11 @@ def validate(config: Config) -> Config:
         check(value >= low, key, value, f"must be at least {low}")
     for key, low, high in (
         ("gamma", 0, 1), ("td_lambda", 0, 1), ("tau", 0, 1), ("eps_start", 0, 1), ("eps_end", 0, 1),
-        ("optimistic_weight", 0, 1),
+        ("optimistic_weight", 0, 1), ("lr_decay", 0, 1),
     ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(low <= value <= high, f"hypers.{key}", value, f"must lie in [{low}, {high}]")
-    for key in ("lr", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps"):
+    for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps"):
         value = getattr(config.hypers, key)
         check(value > 0, f"hypers.{key}", value, "must be positive")
 

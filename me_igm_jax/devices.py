@@ -66,6 +66,11 @@ def over_members(f: Callable, mesh: Mesh, shared: tuple[int, ...] = ()) -> Calla
     return mapped
 
 
+def compiler_options() -> dict[str, int] | None:
+    """LLVM at -O1 on a CPU: programs as fast as at -O3, compiled in half the time (engineering notes)."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+
+
 def member_sharding(mesh: Mesh) -> NamedSharding:
     """How arrays with a leading member axis lie on the devices."""
     return NamedSharding(mesh, PartitionSpec("member"))

@@ -167,7 +167,8 @@ def compile_program(program: Program, members: Members, mesh) -> Steps:
         for name, (f, args, donate) in functions.items()
     }
     with ThreadPoolExecutor(len(lowered)) as pool:
-        compiled = dict(zip(lowered, pool.map(lambda x: x.compile(), lowered.values()), strict=True))
+        programs = pool.map(lambda x: x.compile(devices.compiler_options()), lowered.values())
+        compiled = dict(zip(lowered, programs, strict=True))
     steps = {name: Step(functions[name][0], compiled[name]) for name in functions}
     return Steps(**steps, seconds=time.perf_counter() - begin)
 

@@ -5,7 +5,10 @@ One signature for all of them:
     mixer(q_taken [..., N], q_max [..., N], action [..., N, A] one-hot, state [..., G]) -> q_tot [...]
 
 `q_max` is the largest utility among the available actions; only the advantage-based mixers read it
-and the actions. Every mixer here satisfies IGM: argmax_u Q_tot = (argmax_a Q_1, ..., argmax_a Q_N).
+and the actions. The leading axes broadcast: what depends on the state alone is computed once where
+all samples share one state (one-shot games).
+
+Every mixer here satisfies IGM: argmax_u Q_tot = (argmax_a Q_1, ..., argmax_a Q_N).
 """
 
 import flax.linen as nn
@@ -66,7 +69,7 @@ class QPLEX(nn.Module):
 
     def _lambda(self, action, state):
         n = action.shape[-2]
-        joint = jnp.concatenate([state, action.reshape(*action.shape[:-2], -1)], axis=-1)
+        joint = append(action.reshape(*action.shape[:-2], -1), state)
         hidden = (self.hyper,) * (self.layers - 1)
 
         # The heads of one branch are one network with a leading head axis.
@@ -90,8 +93,13 @@ class CentralMixer(nn.Module):
     @nn.compact
     def __call__(self, q_taken, q_max, action, state):
         e = self.embed
-        mixed = MLP((e, e, e, 1))(jnp.concatenate([q_taken, state], axis=-1))
+        mixed = MLP((e, e, e, 1))(append(q_taken, state))
         return (mixed + MLP((e, 1))(state))[..., 0]
+
+
+def append(x: jax.Array, state: jax.Array) -> jax.Array:
+    """concat[x, state] over the last axis, `state` broadcast to the leading axes of x."""
+    return jnp.concatenate([x, jnp.broadcast_to(state, (*x.shape[:-1], state.shape[-1]))], axis=-1)
 
 
 def make_mixer(algo: Algo) -> nn.Module:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .types import Batch, TimeStep
+from .types import TimeStep
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -80,18 +80,21 @@ class GRU(nn.Module):
 
 
 class Agent(nn.Module):
-    """The agents' shared network: Linear - ReLU - GRU (optional) - Linear, one output per action.
+    """The agents' shared network: (Linear - ReLU) x layers - GRU (optional) - Linear.
 
     Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], q [T, B, N, A].
     """
 
     n_actions: int
     hidden: int
+    layers: int
     recurrent: bool
 
     @nn.compact
     def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
-        h = nn.relu(Linear(self.hidden)(x))
+        h = x
+        for _ in range(self.layers):
+            h = nn.relu(Linear(self.hidden)(h))
         if self.recurrent:
             carry, h = GRU(self.hidden)(carry, h, first)
         return carry, Linear(self.n_actions)(h)
@@ -113,7 +116,11 @@ def agent_inputs(
     return jnp.concatenate(parts, axis=-1)
 
 
-def last_actions(batch: Batch, instants: int) -> jax.Array:
-    """The action before each of the first `instants` instants, -1 where an episode begins. [.., B, N]"""
-    previous = jnp.concatenate([jnp.full_like(batch.action[:1], -1), batch.action])[:instants]
-    return jnp.where(batch.first[:instants, :, None], -1, previous)
+def last_actions(first: jax.Array, action: jax.Array) -> jax.Array:
+    """The action before each instant of `first` [I, B], -1 where an episode begins, [I, B, N].
+
+    action [T, B', N] with T >= I - 1; only the first B of its sequences are read.
+    """
+    instants, B = first.shape
+    previous = jnp.concatenate([jnp.full_like(action[:1], -1), action])[:instants, :B]
+    return jnp.where(first[..., None], -1, previous)

@@ -28,6 +28,7 @@ class EnvSpec(NamedTuple):
 
     `horizon` is the exact number of steps after which an episode ends at the latest;
     `limit_is_terminal` says whether that time limit is a true end (no bootstrap) or a truncation.
+    `one_start` says that every episode starts from the same instant.
     `stats` names what every `Outcome.stats` holds; `max_return` is the best possible undiscounted
     return where it is known, in the units of `Outcome.reward`.
     """
@@ -39,6 +40,7 @@ class EnvSpec(NamedTuple):
     state_dim: int
     horizon: int
     limit_is_terminal: bool
+    one_start: bool = False
     stats: tuple[str, ...] = ()
     max_return: float | None = None
 
@@ -46,6 +48,11 @@ class EnvSpec(NamedTuple):
     def one_step(self) -> bool:
         """Every transition is terminal: nothing is ever bootstrapped and no next instant is read."""
         return self.horizon == 1 and self.limit_is_terminal
+
+    @property
+    def one_shot(self) -> bool:
+        """One-step episodes that all look the same before acting: what networks see is a constant."""
+        return self.one_step and self.one_start
 
 
 class TimeStep(NamedTuple):

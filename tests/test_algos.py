@@ -1,13 +1,18 @@
 """Over every preset: finite losses, gradients in every leaf, decentralised execution, stop-gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SPEC, random_batch, tiny
+from conftest import SPEC, TINY, random_batch, tiny
 
+from me_igm_jax.algos import make_algorithm
 from me_igm_jax.algos.value import split_params
-from me_igm_jax.presets import preset_names
+from me_igm_jax.envs import make
+from me_igm_jax.presets import load, preset_names
+from me_igm_jax.types import Batch
 
 PRESETS = preset_names()
 METRICS = {"loss_td", "loss_opt", "q_tot", "target", "delta_q", "entropy", "alpha", "grad_norm"}
@@ -124,6 +129,39 @@ def test_annealed_temperature():
     batch, key = random_batch(jax.random.key(7)), jax.random.key(1)
     after, _ = algo.update(learner, batch, key, jnp.asarray(50.0), config.hypers)
     assert jnp.exp(after.log_alpha) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_shot_games_are_read_once(preset):
+    """Reading the one instant of a one-shot game once changes neither the update nor what is believed."""
+    config = load(preset, env="matrix/qtran", **TINY, **{"hypers.alpha_steps": 100.0})
+    env, key = make(config), jax.random.key(0)
+    start = env.observe(env.reset(key))
+    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 9, *x.shape)), start)
+    action = jax.random.randint(key, (1, 9, 2), 0, 3)
+    reward, none, one = jax.random.normal(key, (1, 9)), jnp.zeros((1, 9)), jnp.ones((1, 9))
+    batch = Batch(steps, jnp.zeros((2, 9), bool).at[0].set(True), action, reward, none, one)
+    both = []
+    for one_start in (True, False):
+        algo = make_algorithm(config, env.spec._replace(one_start=one_start))
+        learner = algo.init(key, config.hypers)
+        learner, metrics = algo.update(learner, batch, key, jnp.asarray(50.0), config.hypers)
+        view = algo.inspect(learner, batch)
+        assert view.q.shape == view.probs.shape == (1, 9, 2, 3) and view.q_tot.shape == (1, 9)
+        both.append((learner.opt_state, learner.log_alpha, metrics, view))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), *both)
+
+
+def test_learning_rate_falls_linearly():
+    shifts = []
+    for now in (0.0, 50.0, 100.0, 1000.0):
+        config, algo = tiny("qmix", **{"hypers.lr_decay": 0.1, "hypers.lr_steps": 100.0})
+        learner = algo.init(jax.random.key(0), config.hypers)
+        given = (random_batch(jax.random.key(7)), jax.random.key(1), jnp.asarray(now), config.hypers)
+        after, _ = algo.update(learner, *given)
+        leaves = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), learner.params, after.params)
+        shifts.append(max(jax.tree.leaves(leaves)) / config.hypers.lr)
+    np.testing.assert_allclose(shifts, [1.0, 0.55, 0.1, 0.1], rtol=1e-2)
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.25])

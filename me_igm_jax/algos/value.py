@@ -53,7 +53,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     """
     algo, net = config.algo, config.net
     soft = algo.policy == "softmax"
-    agent = Agent(spec.n_actions, net.hidden, net.recurrent)
+    agent = Agent(spec.n_actions, net.hidden, net.layers, net.recurrent)
     mixer, central_mixer = make_mixer(algo), CentralMixer(algo.central_embed)
     transform, local = make_transform(algo), make_local(algo)
 
@@ -63,9 +63,10 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     def zero_hidden(B: int) -> jax.Array:
         return jnp.zeros((B, spec.n_agents, net.hidden))
 
-    def optimiser(hypers: Hypers) -> optax.GradientTransformation:
+    def optimiser(hypers: Hypers, env_steps: jax.Array | float = 0.0) -> optax.GradientTransformation:
         clip = optax.clip_by_global_norm(hypers.max_grad_norm)
-        return optax.chain(clip, optax.adam(hypers.lr, eps=1e-8))
+        lr = linear_schedule(hypers.lr, hypers.lr * hypers.lr_decay, hypers.lr_steps, env_steps)
+        return optax.chain(clip, optax.adam(lr, eps=1e-8))
 
     def alpha_optimiser(hypers: Hypers) -> optax.GradientTransformation:
         return (optax.adam if algo.temperature == "adam" else optax.sgd)(hypers.alpha_lr)
@@ -100,11 +101,17 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
 
     # -- values -----------------------------------------------------------------------------------
 
+    def trim(batch: Batch) -> Batch:
+        """Keep the instants that networks must see: no final one where nothing is bootstrapped, and
+        one for all sequences where all look the same. Outcomes stay [T, B], instants broadcast.
+        """
+        instants, B = len(batch.first) - spec.one_step, 1 if spec.one_shot else batch.first.shape[1]
+        steps, first = jax.tree.map(lambda x: x[:instants, :B], (batch.steps, batch.first))
+        return batch._replace(steps=steps, first=first)
+
     def sequence(batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Agent inputs and resets at each instant that matters, leading axes [T or T+1, B]."""
-        instants = len(batch.first) - spec.one_step
-        steps = jax.tree.map(lambda x: x[:instants], batch.steps)
-        return inputs(steps, last_actions(batch, instants)), batch.first[:instants]
+        """Agent inputs and resets at each instant of `batch`."""
+        return inputs(batch.steps, last_actions(batch.first, batch.action)), batch.first
 
     def unroll(params: Params, x: jax.Array, first: jax.Array) -> dict[str, jax.Array]:
         """Utilities of every agent network, each [T or T+1, B, N, A]."""
@@ -132,11 +139,11 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     def targets(learner: Learner, q, x, batch: Batch, key, hypers: Hypers) -> Targets:
         T = len(batch.reward)
         alpha = jnp.exp(learner.log_alpha)
-        state, avail = batch.steps.state[: len(q)], batch.steps.avail[: len(q)]
+        state, avail = batch.steps.state, batch.steps.avail
         policy = softmax_policy(policy_logits(learner.params, q, state) / alpha, avail)
         entropy = policy.entropy().sum(-1)  # [T(+1), B]
         if spec.one_step:
-            return Targets(batch.reward, entropy)
+            return Targets(batch.reward, jnp.broadcast_to(entropy, batch.reward.shape))
         if soft:
             action = sample(key, policy)
             h = {
@@ -196,6 +203,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
 
     def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
         agents, heads = split_params(learner.params)
+        batch = trim(batch)
         # One unroll serves both the targets and, through its pull-back, the gradient.
         x, first = sequence(batch)
         qs, pull_back = jax.vjp(lambda p: unroll(p, x, first), agents)
@@ -203,7 +211,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
         (d_qs, d_heads), metrics = grad(qs, heads, batch, goal.q_tot, hypers)
         grads = {**pull_back(d_qs)[0], **d_heads}
-        step, opt_state = optimiser(hypers).update(grads, learner.opt_state, learner.params)
+        step, opt_state = optimiser(hypers, env_steps).update(grads, learner.opt_state, learner.params)
         log_alpha, alpha_opt_state, entropy = learn_temperature(
             learner, goal.entropy, batch.mask, env_steps, hypers
         )
@@ -274,17 +282,23 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         )
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T = len(batch.reward)
+        T, batch = len(batch.reward), trim(batch)
         state, avail = batch.steps.state[:T], batch.steps.avail[:T]
         q = unroll(split_params(learner.params)[0], *sequence(batch))["agent"][:T]
         logits = policy_logits(learner.params, q, state)
         probs = jnp.asarray(softmax_policy(logits / jnp.exp(learner.log_alpha), avail).probs)
+        taken, best = batch.action, greedy_action(q, avail)
+
+        def each(x: jax.Array) -> jax.Array:
+            """One row for every sample, where samples share their instant."""
+            return jnp.broadcast_to(x, (*batch.reward.shape, *x.shape[2:]))
+
         return Inspection(
-            q=apply(local, learner.params["local"], q, state),
-            q_tot=mix(learner.params, q, batch.action, state, avail),
-            q_tot_greedy=mix(learner.params, q, greedy_action(q, avail), state, avail),
-            logits=logits,
-            probs=probs,
+            q=each(apply(local, learner.params["local"], q, state)),
+            q_tot=each(mix(learner.params, q, taken, state, avail)),
+            q_tot_greedy=each(mix(learner.params, q, best, state, avail)),
+            logits=each(logits),
+            probs=each(probs),
         )
 
     return Algorithm(init, carry, act, greedy, update, refresh_target, inspect)

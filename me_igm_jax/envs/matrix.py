@@ -67,6 +67,7 @@ def matrix_game(name: str, payoff: np.ndarray) -> Env:
         state_dim=2,
         horizon=1,
         limit_is_terminal=True,
+        one_start=True,
         max_return=float(payoff.max()),
     )
 

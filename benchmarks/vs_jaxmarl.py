@@ -1,0 +1,184 @@
+"""JaxMARL's own recurrent QMIX and ours on identical work, taking turns.
+
+    python benchmarks/vs_jaxmarl.py --jaxmarl ~/JaxMARL --python ~/JaxMARL/.venv/bin/python
+
+`--jaxmarl` is a checkout of JaxMARL (none of it is shipped here), `--python` an interpreter with its
+baselines' requirements. The work: smacv2_5_units, hidden 64, mixer 32, hyper-networks 64, 16 environments
+x 128 steps, then 8 updates of 32 sequences of 128 steps, float32. Every contestant is a process that
+compiles once and then trains from scratch each time it is its turn; only the training is timed. JaxMARL's
+batched seeds can deadlock on two cores, so it runs one seed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+OUT = Path(__file__).parent / "results" / "vs_jaxmarl.json"
+SCENARIO = "smacv2_5_units"
+
+
+def jaxmarl_trainer(checkout: str, steps: int):
+    """A compiled run of JaxMARL's qmix_rnn.py, and its compilation seconds."""
+    os.environ["WANDB_MODE"] = "disabled"
+    sys.path.insert(0, str(Path(checkout, "baselines", "QLearning")))
+    import jax
+    import qmix_rnn  # pyright: ignore[reportMissingImports]
+
+    options = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
+    config = {
+        "ENV_NAME": "HeuristicEnemySMAX", "MAP_NAME": SCENARIO, "ENV_KWARGS": options,
+        "TOTAL_TIMESTEPS": steps, "NUM_ENVS": 16, "NUM_STEPS": 128, "NUM_EPOCHS": 8,
+        "BUFFER_SIZE": 5000, "BUFFER_BATCH_SIZE": 32, "LEARNING_STARTS": 4000,
+        "HIDDEN_SIZE": 64, "MIXER_EMBEDDING_DIM": 32, "MIXER_HYPERNET_HIDDEN_DIM": 64,
+        "MIXER_INIT_SCALE": 0.001, "EPS_START": 1.0, "EPS_FINISH": 0.05, "EPS_DECAY": 0.1,
+        "MAX_GRAD_NORM": 10, "TARGET_UPDATE_INTERVAL": 10, "TAU": 1.0, "LR": 5e-4,
+        "LR_LINEAR_DECAY": False, "GAMMA": 0.99, "REW_SCALE": 10.0,
+        "TEST_DURING_TRAINING": False, "WANDB_MODE": "disabled",
+    }  # fmt: skip
+    env, _ = qmix_rnn.env_from_config({**config, "ENV_KWARGS": dict(options)})
+    begin = time.perf_counter()
+    train = jax.jit(qmix_rnn.make_train(config, env)).lower(jax.random.PRNGKey(0)).compile()
+    seconds = time.perf_counter() - begin
+    return lambda: jax.block_until_ready(train(jax.random.PRNGKey(0))), seconds
+
+
+def our_trainer(preset: str, steps: int, seeds: int):
+    """A compiled run of `preset`, its seeds together as the driver runs them; its compilation seconds."""
+    import jax
+    import jax.numpy as jnp
+
+    from me_igm_jax import devices, load
+    from me_igm_jax.experiment import compile_program, make_members
+    from me_igm_jax.train import make_program
+
+    settings = {"run.total_steps": steps, "run.seeds": seeds, "run.evals": 1, "run.eval_episodes": 1}
+    config = load(preset, env=f"smax/{SCENARIO}", **settings)
+    os.environ["ME_IGM_CACHE"] = ""  # compile, do not look it up
+    devices.prepare(config.run, seeds)
+    members, program = make_members(config, {}), make_program(config)
+    compiled = compile_program(program, members, devices.member_mesh(config.run, members.size))
+
+    def train():
+        state = compiled.start(members.keys, members.hypers)
+        for epoch in range(program.epochs):
+            state, _ = compiled.epoch(state, jnp.asarray(epoch, jnp.int32), members.hypers)
+        jax.block_until_ready(state)
+
+    return train, compiled.seconds
+
+
+def work(options) -> None:
+    """A contestant: compile, then train once for every line on standard input."""
+    if options.worker == "jaxmarl":
+        train, compile_seconds = jaxmarl_trainer(options.jaxmarl, options.steps)
+    else:
+        train, compile_seconds = our_trainer(options.worker, options.steps, options.seeds)
+    import jax
+
+    device = jax.devices()[0].device_kind
+    print(
+        json.dumps({"compile_seconds": compile_seconds, "jax": jax.__version__, "device": device}),
+        flush=True,
+    )
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        train()
+        print(json.dumps(time.perf_counter() - begin), flush=True)
+
+
+class Contestant:
+    """A worker process; `turn()` has it train once and returns environment steps per second."""
+
+    def __init__(self, name: str, python: str, seeds: int, options):
+        self.name, self.steps, self.rates = name, options.steps * seeds, []
+        self.process = subprocess.Popen(
+            [python, __file__, "--worker", name, "--seeds", str(seeds), "--steps", str(options.steps),
+             "--jaxmarl", options.jaxmarl],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.facts = self._answer() | {"name": name, "seeds": seeds}
+
+    def _answer(self):
+        for line in self.process.stdout or ():
+            try:
+                return json.loads(line)
+            except ValueError:
+                continue  # something that a library printed
+        raise SystemExit(f"{self.name}: stopped without an answer (see above)")
+
+    def turn(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.rates.append(self.steps / self._answer())
+
+    def row(self, base: list[float]) -> dict:
+        ratios = [mine / theirs for mine, theirs in zip(self.rates, base, strict=True)]
+        return self.facts | {
+            "steps_per_second": statistics.median(self.rates),
+            "rates": self.rates,
+            "ratio_to_jaxmarl": statistics.median(ratios),
+            "ratios": ratios,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jaxmarl", required=True, help="a checkout of JaxMARL")
+    parser.add_argument(
+        "--python", default=sys.executable, help="an interpreter that can run its baselines"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=40_960, help="environment steps of one seed in one turn"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2], help="how many seeds of ours to run together"
+    )
+    parser.add_argument("--presets", nargs="+", default=["qmix", "me_qmix"])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        options.seeds = options.seeds[0]
+        return work(options)
+
+    contestants = [Contestant("jaxmarl", options.python, 1, options)]
+    for preset in options.presets:
+        contestants += [Contestant(preset, sys.executable, seeds, options) for seeds in options.seeds]
+    for _ in range(options.rounds):
+        for contestant in contestants:
+            contestant.turn()
+    rows = [c.row(contestants[0].rates) for c in contestants]
+    result = {
+        "command": ["python", "benchmarks/vs_jaxmarl.py", *_public(sys.argv[1:])],
+        "scenario": SCENARIO,
+        "steps": options.steps,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "rows": rows,
+    }
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print("| system | seeds | steps/s | x JaxMARL | compilation |\n|---|---|---|---|---|")
+    for row in rows:
+        low, high = min(row["ratios"]), max(row["ratios"])
+        print(
+            f"| {row['name']} | {row['seeds']} | {row['steps_per_second']:.0f} | "
+            f"{row['ratio_to_jaxmarl']:.2f} [{low:.2f}, {high:.2f}] | {row['compile_seconds']:.0f} s |"
+        )
+
+
+def _public(arguments: list[str]) -> list[str]:
+    """The command line without anybody's paths."""
+    hidden = {"--jaxmarl": "JAXMARL", "--python": "PYTHON", "--out": "OUT"}
+    return [hidden.get(before, word) for before, word in zip(["", *arguments], arguments, strict=False)]
+
+
+if __name__ == "__main__":
+    main()
