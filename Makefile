@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 .PHONY: train test slow lint table clean
 
 train: $(VENV)/.ready
-	$(BIN)/me-igm train --preset me_qmix --env smax/3m --run.seeds 3 --run.total-steps 400000 --run.evals 8
+	$(BIN)/me-igm train --preset me_qmix --env smax/3m --run.seeds 3 \
+		--run.total-steps 490000 --run.evals 10 --run.final-eval-episodes 512
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from ..config import Config, ConfigError
 from ..presets import nearest
 from ..types import Env
-from . import matrix, probes, smax
+from . import matrix, mpe, probes, smax
 
 FAMILIES: dict[str, tuple[Callable[[str, Config], Env], Callable[[], Sequence[str]]]] = {
     "matrix": (matrix.make, matrix.names),
     "smax": (smax.make, smax.names),
+    "mpe": (mpe.make, mpe.names),
     "probe": (probes.make, probes.names),
 }
 
