@@ -2,12 +2,14 @@
 
     python benchmarks/matrix_table.py --seeds 1000 --qplex-seeds 200
 
-Every preset is one jitted program over all its seeds. Writes results/matrix_table.json after each preset
-and prints a Markdown table. Seconds are of the whole process, compilation included.
+Every preset is one jitted program over all its seeds. Prints a Markdown table and writes
+results/matrix_table.json after each preset, where rows of presets not asked for stay as they are.
+Seconds are of the whole process, compilation included.
 """
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -90,19 +92,19 @@ def main() -> None:
     options = parser.parse_args()
     import jax
 
-    peak, rows = matmul_flops_per_second(), []
+    device = f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    rows = {}
+    if options.out.exists():
+        rows = {r["preset"]: r for r in json.loads(options.out.read_text())["rows"]}
     for preset in options.presets:
+        peak = matmul_flops_per_second()
         row = measure(preset, options.qplex_seeds if "qplex" in preset else options.seeds)
-        row["flops_per_update"] = flops_per_update(preset)
+        row |= {"flops_per_update": flops_per_update(preset), "matmul_gflops": peak / 1e9}
         row["fraction_of_matmul_peak"] = row["flops_per_update"] * row["updates_per_second"] / peak
-        rows.append(row)
+        rows[preset] = row | {"jax": jax.__version__, "device": device}
         result = {
-            "command": ["python", "benchmarks/matrix_table.py", *sys.argv[1:]],
-            "jax": jax.__version__,
-            "device": f"{platform.machine()} CPU, {jax.local_devices()[0].platform}",
-            "matmul_gflops": peak / 1e9,
-            "total_seconds": sum(r["seconds"] for r in rows),
-            "rows": rows,
+            "total_seconds": sum(r["seconds"] for r in rows.values()),
+            "rows": [rows[p] for p in PRESETS if p in rows],
         }
         options.out.parent.mkdir(exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -5,8 +5,10 @@
 `--jaxmarl` is a checkout of JaxMARL (none of it is shipped here), `--python` an interpreter with its
 baselines' requirements. The work: smacv2_5_units, hidden 64, mixer 32, hyper-networks 64, 16 environments
 x 128 steps, then 8 updates of 32 sequences of 128 steps, float32. Every contestant is a process that
-compiles once and then trains from scratch each time it is its turn; only the training is timed. JaxMARL's
-batched seeds can deadlock on two cores, so it runs one seed.
+compiles once and then trains when it is its turn. Timed are iterations that learn: JaxMARL's buffer gives
+no sample before its 32nd iteration, so its time is that of a run of 32 + n iterations less one of 32;
+ours is that of n iterations after the warm-up. JaxMARL's batched seeds can deadlock on two cores, so it
+runs one seed.
 """
 
 import argparse
@@ -23,8 +25,12 @@ OUT = Path(__file__).parent / "results" / "vs_jaxmarl.json"
 SCENARIO = "smacv2_5_units"
 
 
-def jaxmarl_trainer(checkout: str, steps: int):
-    """A compiled run of JaxMARL's qmix_rnn.py, and its compilation seconds."""
+STEPS = 16 * 128  # environment steps of one iteration
+SILENT = 32  # iterations before JaxMARL's buffer gives its first sample
+
+
+def jaxmarl_trainer(checkout: str, iterations: int):
+    """turn() -> seconds of `iterations` of JaxMARL's qmix_rnn.py that learn; its compilation seconds."""
     os.environ["WANDB_MODE"] = "disabled"
     sys.path.insert(0, str(Path(checkout, "baselines", "QLearning")))
     import jax
@@ -33,52 +39,75 @@ def jaxmarl_trainer(checkout: str, steps: int):
     options = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
     config = {
         "ENV_NAME": "HeuristicEnemySMAX", "MAP_NAME": SCENARIO, "ENV_KWARGS": options,
-        "TOTAL_TIMESTEPS": steps, "NUM_ENVS": 16, "NUM_STEPS": 128, "NUM_EPOCHS": 8,
+        "NUM_ENVS": 16, "NUM_STEPS": 128, "NUM_EPOCHS": 8,
         "BUFFER_SIZE": 5000, "BUFFER_BATCH_SIZE": 32, "LEARNING_STARTS": 4000,
         "HIDDEN_SIZE": 64, "MIXER_EMBEDDING_DIM": 32, "MIXER_HYPERNET_HIDDEN_DIM": 64,
         "MIXER_INIT_SCALE": 0.001, "EPS_START": 1.0, "EPS_FINISH": 0.05, "EPS_DECAY": 0.1,
         "MAX_GRAD_NORM": 10, "TARGET_UPDATE_INTERVAL": 10, "TAU": 1.0, "LR": 5e-4,
         "LR_LINEAR_DECAY": False, "GAMMA": 0.99, "REW_SCALE": 10.0,
-        "TEST_DURING_TRAINING": False, "WANDB_MODE": "disabled",
+        "TEST_DURING_TRAINING": False, "TEST_NUM_ENVS": 16, "TEST_NUM_STEPS": 128, "WANDB_MODE": "disabled",
     }  # fmt: skip
-    env, _ = qmix_rnn.env_from_config({**config, "ENV_KWARGS": dict(options)})
+    key = jax.random.PRNGKey(0)
+
+    def compiled(length: int):
+        run = {**config, "TOTAL_TIMESTEPS": length * STEPS, "ENV_KWARGS": dict(options)}
+        env, _ = qmix_rnn.env_from_config(run)
+        run["ENV_KWARGS"] = dict(options)
+        return jax.jit(qmix_rnn.make_train(run, env)).lower(key).compile()
+
     begin = time.perf_counter()
-    train = jax.jit(qmix_rnn.make_train(config, env)).lower(jax.random.PRNGKey(0)).compile()
-    seconds = time.perf_counter() - begin
-    return lambda: jax.block_until_ready(train(jax.random.PRNGKey(0))), seconds
+    train, silent = compiled(SILENT + iterations), compiled(SILENT)
+    seconds = (time.perf_counter() - begin) / 2
+
+    def turn() -> float:
+        return timed(lambda: train(key)) - timed(lambda: silent(key))
+
+    return turn, seconds
 
 
-def our_trainer(preset: str, steps: int, seeds: int):
-    """A compiled run of `preset`, its seeds together as the driver runs them; its compilation seconds."""
+def timed(run) -> float:
+    """Seconds until everything that run() returns is there."""
+    import jax
+
+    begin = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - begin
+
+
+def our_trainer(preset: str, iterations: int, seeds: int):
+    """turn() -> seconds of `iterations` of `preset`, all seeds together as the driver runs them."""
     import jax
     import jax.numpy as jnp
 
     from me_igm_jax import devices, load
     from me_igm_jax.experiment import compile_program, make_members
+    from me_igm_jax.presets import override
     from me_igm_jax.train import make_program
 
-    settings = {"run.total_steps": steps, "run.seeds": seeds, "run.evals": 1, "run.eval_episodes": 1}
+    settings = {"run.seeds": seeds, "run.evals": 1, "run.eval_episodes": 1}
     config = load(preset, env=f"smax/{SCENARIO}", **settings)
+    steps = STEPS * (config.warmup_iterations + iterations)
+    config = override(config, {"run.total_steps": steps})
     os.environ["ME_IGM_CACHE"] = ""  # compile, do not look it up
     devices.prepare(config.run, seeds)
     members, program = make_members(config, {}), make_program(config)
     compiled = compile_program(program, members, devices.member_mesh(config.run, members.size))
 
-    def train():
-        state = compiled.start(members.keys, members.hypers)
-        for epoch in range(program.epochs):
-            state, _ = compiled.epoch(state, jnp.asarray(epoch, jnp.int32), members.hypers)
-        jax.block_until_ready(state)
+    assert (program.epochs, program.iterations) == (1, iterations)
 
-    return train, compiled.seconds
+    def turn() -> float:
+        state = jax.block_until_ready(compiled.start(members.keys, members.hypers))
+        return timed(lambda: compiled.epoch(state, jnp.zeros((), jnp.int32), members.hypers))
+
+    return turn, compiled.seconds
 
 
 def work(options) -> None:
-    """A contestant: compile, then train once for every line on standard input."""
+    """A contestant: compile, then take a turn for every line on standard input."""
     if options.worker == "jaxmarl":
-        train, compile_seconds = jaxmarl_trainer(options.jaxmarl, options.steps)
+        turn, compile_seconds = jaxmarl_trainer(options.jaxmarl, options.iterations)
     else:
-        train, compile_seconds = our_trainer(options.worker, options.steps, options.seeds)
+        turn, compile_seconds = our_trainer(options.worker, options.iterations, options.seeds)
     import jax
 
     device = jax.devices()[0].device_kind
@@ -87,19 +116,17 @@ def work(options) -> None:
         flush=True,
     )
     for _ in sys.stdin:
-        begin = time.perf_counter()
-        train()
-        print(json.dumps(time.perf_counter() - begin), flush=True)
+        print(json.dumps(turn()), flush=True)
 
 
 class Contestant:
-    """A worker process; `turn()` has it train once and returns environment steps per second."""
+    """A worker process; `turn()` has it train and notes its environment steps per second."""
 
     def __init__(self, name: str, python: str, seeds: int, options):
-        self.name, self.steps, self.rates = name, options.steps * seeds, []
+        self.name, self.steps, self.rates = name, options.iterations * STEPS * seeds, []
         self.process = subprocess.Popen(
-            [python, __file__, "--worker", name, "--seeds", str(seeds), "--steps", str(options.steps),
-             "--jaxmarl", options.jaxmarl],
+            [python, __file__, "--worker", name, "--seeds", str(seeds), "--jaxmarl", options.jaxmarl,
+             "--iterations", str(options.iterations)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.facts = self._answer() | {"name": name, "seeds": seeds}
@@ -135,7 +162,7 @@ def main() -> None:
         "--python", default=sys.executable, help="an interpreter that can run its baselines"
     )
     parser.add_argument(
-        "--steps", type=int, default=40_960, help="environment steps of one seed in one turn"
+        "--iterations", type=int, default=20, help="of 2,048 steps and 8 updates, in one turn"
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
     parser.add_argument(
@@ -159,7 +186,7 @@ def main() -> None:
     result = {
         "command": ["python", "benchmarks/vs_jaxmarl.py", *_public(sys.argv[1:])],
         "scenario": SCENARIO,
-        "steps": options.steps,
+        "iterations": options.iterations,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "rows": rows,
     }

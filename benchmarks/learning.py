@@ -1,0 +1,95 @@
+"""The learning curves that the README and the notes quote, against environment steps and seconds.
+
+    python benchmarks/learning.py smacv2_5_units
+
+Every row is one `me-igm train` in a process of its own, all its seeds in one program; the rows of a suite
+run one after the other. Writes results/<suite>.json after each row.
+"""
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+UNITS5 = "--env smax/smacv2_5_units --run.seeds 2"
+SHORT = f"{UNITS5} --run.total-steps 250000 --run.evals 5 --run.eval-episodes 128"
+# Whole episodes at the stream's replay ratio: battles last about 42 steps, so 64 of them are some 2,700
+# transitions for every 4 x 42 collected, as 32 x 128 = 4,096 are for every 256.
+WHOLE = "--collect.mode episodes --collect.envs 16 --collect.episodes-per-update 4 --replay.batch 64"
+SUITES = {
+    "smax_3m": {
+        "me_qmix": "--preset me_qmix --env smax/3m --run.seeds 3 --run.total-steps 490000 --run.evals 10 "
+        "--run.final-eval-episodes 512",
+    },
+    "smax_smacv2_5_units": {
+        "qmix": f"--preset qmix {UNITS5} --run.total-steps 1000000 --run.evals 10",
+        "me_qmix": f"--preset me_qmix {UNITS5} --run.total-steps 1000000 --run.evals 10",
+    },
+    "collectors": {
+        "stream": f"--preset me_qmix {SHORT}",
+        "episodes": f"--preset me_qmix {SHORT} {WHOLE}",
+    },
+    "mpe_spread": {
+        preset: f"--preset {preset} --env mpe/spread --run.seeds 2" for preset in ("qmix", "me_qmix")
+    },
+}
+
+
+def train(arguments: str) -> dict:
+    """Run it; its command, machine, seconds, curve (mean over seeds) and final values."""
+    main = "from me_igm_jax.cli import main; main()"
+    words = ["train", *arguments.split()]
+    with tempfile.TemporaryDirectory() as directory:
+        run = Path(directory) / "run"
+        extra = ["--run.dir", str(run), "--run.no-progress"]
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", main, *words, *extra], check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - begin
+        summary = json.loads((run / "summary.json").read_text())
+        manifest = json.loads((run / "manifest.json").read_text())
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    by_evaluation = collections.defaultdict(list)
+    for row in rows:
+        by_evaluation[row["eval"]].append(row)
+    names = [k for k in ("env_steps", "return", "won", "alpha", "entropy") if k in rows[0]]
+    curve = [{k: sum(r[k] for r in of) / len(of) for k in names} for of in by_evaluation.values()]
+    final = {k: v for k, v in summary["points"][0].items() if k in ("won", "return")}
+    keys = ("compile_seconds", "env_steps_per_second", "updates_per_second", "replay_bytes_per_seed")
+    return {
+        "command": " ".join(["me-igm", *words]),
+        "device": manifest["device"],
+        "versions": manifest["versions"],
+        "process_seconds": seconds,
+        "final": final,
+        "curve": curve,
+    } | {k: summary[k] for k in keys}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--note", default="", help="kept in the file: what else the machine was doing")
+    options = parser.parse_args()
+    result = {"cores": os.cpu_count(), "note": options.note, "rows": {}}
+    for name, arguments in SUITES[options.suite].items():
+        row = train(arguments)
+        result["rows"][name] = row
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.suite}.json").write_text(json.dumps(result, indent=1) + "\n")
+        metric = "won" if "won" in row["final"] else "return"
+        values = row["final"][metric]
+        print(
+            f"{name}: {metric} {values['mean']:.3f} {values['per_seed']}, {row['process_seconds']:.0f} s, "
+            f"{row['env_steps_per_second']:.0f} steps/s of all seeds",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
