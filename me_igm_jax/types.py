@@ -28,9 +28,9 @@ class EnvSpec(NamedTuple):
 
     `horizon` is the exact number of steps after which an episode ends at the latest;
     `limit_is_terminal` says whether that time limit is a true end (no bootstrap) or a truncation.
-    `one_start` says that every episode starts from the same instant.
     `stats` names what every `Outcome.stats` holds; `max_return` is the best possible undiscounted
-    return where it is known, in the units of `Outcome.reward`.
+    return where it is known, in the units of `Outcome.reward`. `one_start` says that every episode
+    starts from the same instant.
     """
 
     name: str
@@ -40,9 +40,9 @@ class EnvSpec(NamedTuple):
     state_dim: int
     horizon: int
     limit_is_terminal: bool
-    one_start: bool = False
     stats: tuple[str, ...] = ()
     max_return: float | None = None
+    one_start: bool = False
 
     @property
     def one_step(self) -> bool:

@@ -136,7 +136,9 @@ def test_one_shot_games_are_read_once(preset):
     """Reading the one instant of a one-shot game once changes neither the update nor what is believed."""
     config = load(preset, env="matrix/qtran", **TINY, **{"hypers.alpha_steps": 100.0})
     env, key = make(config), jax.random.key(0)
-    start = env.observe(env.reset(key))
+    starts = jax.vmap(lambda k: env.observe(env.reset(k)))(jax.random.split(key, 8))
+    assert env.spec.one_shot and all((x == x[0]).all() for x in starts)
+    start = jax.tree.map(lambda x: x[0], starts)
     steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 9, *x.shape)), start)
     action = jax.random.randint(key, (1, 9, 2), 0, 3)
     reward, none, one = jax.random.normal(key, (1, 9)), jnp.zeros((1, 9)), jnp.ones((1, 9))
