@@ -69,7 +69,7 @@ class QPLEX(nn.Module):
 
     def _lambda(self, action, state):
         n = action.shape[-2]
-        joint = append(action.reshape(*action.shape[:-2], -1), state)
+        joint = concat(state, action.reshape(*action.shape[:-2], -1))
         hidden = (self.hyper,) * (self.layers - 1)
 
         # The heads of one branch are one network with a leading head axis.
@@ -93,13 +93,14 @@ class CentralMixer(nn.Module):
     @nn.compact
     def __call__(self, q_taken, q_max, action, state):
         e = self.embed
-        mixed = MLP((e, e, e, 1))(append(q_taken, state))
+        mixed = MLP((e, e, e, 1))(concat(q_taken, state))
         return (mixed + MLP((e, 1))(state))[..., 0]
 
 
-def append(x: jax.Array, state: jax.Array) -> jax.Array:
-    """concat[x, state] over the last axis, `state` broadcast to the leading axes of x."""
-    return jnp.concatenate([x, jnp.broadcast_to(state, (*x.shape[:-1], state.shape[-1]))], axis=-1)
+def concat(*parts: jax.Array) -> jax.Array:
+    """Concatenation over the last axis, the leading axes broadcast."""
+    lead = jnp.broadcast_shapes(*(x.shape[:-1] for x in parts))
+    return jnp.concatenate([jnp.broadcast_to(x, (*lead, x.shape[-1])) for x in parts], axis=-1)
 
 
 def make_mixer(algo: Algo) -> nn.Module:
