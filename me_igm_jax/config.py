@@ -162,6 +162,9 @@ class Run:
     """Run directory; by default runs/<preset>-<env>-<time>."""
     devices: int | None = None
     """Devices to spread the seeds over; by default all accelerators, or a CPU device per core."""
+    seeds_per_batch: int | None = None
+    """Seeds that a device trains side by side, batch after batch in each epoch; by default all. Small
+    batches stay in a CPU's cache; the state is then held twice."""
     deterministic: bool = False
     """Ask the GPU for reproducible kernels (slower). CPU runs are reproducible anyway."""
     checkpoint_every: int = 0
@@ -260,6 +263,9 @@ def validate(config: Config) -> Config:
     for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps"):
         value = getattr(config.hypers, key)
         check(value > 0, f"hypers.{key}", value, "must be positive")
+
+    at_a_time = config.run.seeds_per_batch
+    check(at_a_time is None or at_a_time >= 1, "run.seeds_per_batch", at_a_time, "must be at least 1")
 
     c, r = config.collect, config.replay
     check(config.algo.opt_layers in (1, 2), "algo.opt_layers", config.algo.opt_layers, "is 1 or 2")

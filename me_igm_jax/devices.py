@@ -50,18 +50,33 @@ def member_mesh(run: Run, members: int) -> Mesh:
     return Mesh(np.array(available[:count]), ("member",))
 
 
-def over_members(f: Callable, mesh: Mesh, shared: tuple[int, ...] = ()) -> Callable:
-    """vmap `f` over the leading axis of every argument but the `shared` ones, split over `mesh`."""
+def over_members(
+    f: Callable, mesh: Mesh, shared: tuple[int, ...] = (), at_a_time: int | None = None
+) -> Callable:
+    """vmap `f` over the leading axis of every argument but the `shared` ones, split over `mesh`.
+
+    With `at_a_time`, each device takes so many members after the other, in one program still.
+    """
 
     def mapped(*args):
         axes = tuple(None if i in shared else 0 for i in range(len(args)))
         specs = tuple(PartitionSpec() if a is None else PartitionSpec("member") for a in axes)
-        vmapped = jax.vmap(f, in_axes=axes)
+
+        def local(*args):
+            if at_a_time is None:
+                return jax.vmap(f, in_axes=axes)(*args)
+            own = {i: x for i, x in enumerate(args) if i not in shared}
+
+            def one(own):
+                return f(*(own.get(i, x) for i, x in enumerate(args)))
+
+            return jax.lax.map(one, own, batch_size=at_a_time)
+
         if mesh.size == 1:
-            return vmapped(*args)
+            return local(*args)
         # Nothing is replicated inside but the shared arguments, which nothing writes.
         return jax.shard_map(
-            vmapped, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False
+            local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("member"), check_vma=False
         )(*args)
 
     return mapped

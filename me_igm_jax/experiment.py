@@ -84,7 +84,7 @@ def run(
     memory = estimate_memory(config, program, members, mesh.size)
     print(memory["text"])
 
-    steps = compile_program(program, members, mesh)
+    steps = compile_program(program, members, mesh, config.run.seeds_per_batch)
     directory.mkdir(parents=True, exist_ok=True)
     if not resume:
         records.write_config(directory, config, grid)
@@ -140,7 +140,7 @@ class Steps(NamedTuple):
     seconds: float  # spent compiling
 
 
-def compile_program(program: Program, members: Members, mesh) -> Steps:
+def compile_program(program: Program, members: Members, mesh, at_a_time: int | None = None) -> Steps:
     """Compile the three functions ahead of time, at the same time (XLA compiles outside the GIL)."""
 
     def start(key, hypers):
@@ -155,7 +155,7 @@ def compile_program(program: Program, members: Members, mesh) -> Steps:
     functions = {
         "start": (start_all, (keys, hypers), ()),
         "epoch": (
-            devices.over_members(program.epoch, mesh, shared=(1,)),
+            devices.over_members(program.epoch, mesh, (1,), at_a_time),
             (state, index, hypers),
             (0,),
         ),

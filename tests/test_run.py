@@ -87,6 +87,15 @@ def test_resume_continues_exactly(tmp_path):
     assert finished.value.code == 2
 
 
+def test_seeds_in_batches_are_the_same_seeds(tmp_path):
+    """Three seeds on one device, at once and two at a time (the last batch is not full)."""
+    options = {"run.seeds": 3, "run.devices": 1}
+    at_once = run(fast(tmp_path / "a", **options))
+    in_batches = run(fast(tmp_path / "b", **options, **{"run.seeds_per_batch": 2}))
+    for one, two in zip(params(at_once.state), params(in_batches.state), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
+
+
 def test_same_seed_same_numbers_and_seeds_do_not_depend_on_each_other(tmp_path):
     one = run(fast(tmp_path / "1"))
     again = run(fast(tmp_path / "2"))
