@@ -166,8 +166,9 @@ def compile_program(program: Program, members: Members, mesh, at_a_time: int | N
         name: jax.jit(f, donate_argnums=donate).lower(*args)
         for name, (f, args, donate) in functions.items()
     }
+    options = devices.compiler_options()
     with ThreadPoolExecutor(len(lowered)) as pool:
-        programs = pool.map(lambda x: x.compile(devices.compiler_options()), lowered.values())
+        programs = pool.map(lambda x: x.compile(options), lowered.values())
         compiled = dict(zip(lowered, programs, strict=True))
     steps = {name: Step(functions[name][0], compiled[name]) for name in functions}
     return Steps(**steps, seconds=time.perf_counter() - begin)
@@ -179,12 +180,15 @@ def estimate_memory(config: Config, program: Program, members: Members, n_device
     shape = jax.eval_shape(program.init, members.keys[0], hypers)
     ring = replay.nbytes(shape.ring)
     learner = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape.learner))
-    total, limit = (ring + 2 * learner) * members.size, devices.memory_limit()
+    # A scan over batches of seeds cannot update its input in place.
+    copies = 1 if config.run.seeds_per_batch is None else 2
+    total, limit = copies * (ring + 2 * learner) * members.size, devices.memory_limit()
     host = jax.local_devices()[0].platform == "cpu"
     per_device = total if host else total // n_devices
     text = (
         f"memory: {members.size} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB "
-        f"learner = {total / 2**30:.2f} GiB on {n_devices} {jax.default_backend()} device(s)"
+        f"learner{', held twice (run.seeds_per_batch)' if copies == 2 else ''} "
+        f"= {total / 2**30:.2f} GiB on {n_devices} {jax.default_backend()} device(s)"
     )
     if limit and per_device > 0.9 * limit:
         capacity = config.replay.capacity * 0.8 * limit / per_device

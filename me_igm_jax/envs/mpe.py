@@ -104,9 +104,8 @@ def team_obs(world: World) -> jax.Array:
     """Own velocity and position, landmarks and the others relative to it, silent channels, [N, 18]."""
     landmark = (world.landmark[None] - world.position[:, None]).reshape(N, -1)
     other = world.position[None] - world.position[:, None]
-    before = (
-        jnp.arange(N - 1)[None, :] < jnp.arange(N)[:, None]
-    )  # column j is agent j or, past itself, j + 1
+    # Drop the agent itself, the others keep their order: column j is agent j before i, j + 1 after.
+    before = jnp.arange(N - 1)[None, :] < jnp.arange(N)[:, None]
     other = jnp.where(before[..., None], other[:, :-1], other[:, 1:]).reshape(N, -1)
     silence = jnp.zeros((N, 2 * (N - 1)))
     return jnp.concatenate([world.velocity, world.position, landmark, other, silence], axis=-1)
