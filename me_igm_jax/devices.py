@@ -86,7 +86,8 @@ def over_members(
 def compiler_options() -> dict[str, int | str] | None:
     """On a CPU: LLVM at -O1, and XLA's own code for reductions instead of a library's (engineering notes).
 
-    Both change speed, and results by rounding at most. The second has an experimental name, so it is dropped where XLA lacks it.
+    Both change speed, and results by rounding at most. The second has an experimental name, so it is
+    dropped where XLA lacks it.
     """
     if jax.default_backend() != "cpu":
         return None
