@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from ..config import Config
 from ..types import Env, EnvSpec, Outcome, TimeStep
+from .pairs import others
 
 N = 3  # agents, and landmarks
 RADIUS, SENSITIVITY, DT, DAMPING = 0.15, 5.0, 0.1, 0.25
@@ -103,9 +104,6 @@ def touching_pairs(world: World) -> jax.Array:
 def team_obs(world: World) -> jax.Array:
     """Own velocity and position, landmarks and the others relative to it, silent channels, [N, 18]."""
     landmark = (world.landmark[None] - world.position[:, None]).reshape(N, -1)
-    other = world.position[None] - world.position[:, None]
-    # Drop the agent itself, the others keep their order: column j is agent j before i, j + 1 after.
-    before = jnp.arange(N - 1)[None, :] < jnp.arange(N)[:, None]
-    other = jnp.where(before[..., None], other[:, :-1], other[:, 1:]).reshape(N, -1)
+    other = others(world.position[None] - world.position[:, None])
     silence = jnp.zeros((N, 2 * (N - 1)))
     return jnp.concatenate([world.velocity, world.position, landmark, other, silence], axis=-1)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ..config import Config
 from ..types import Env, EnvSpec, Outcome, TimeStep
 from . import smax_battle as battle
+from .pairs import others
 
 _SCENARIOS = (
     "3m", "8m", "25m", "2s3z", "3s5z", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m", "3s5z_vs_3s6z",
@@ -134,13 +135,10 @@ def team_obs(sim, s: battle.Units) -> jax.Array:
         axis=-1,
     )
     seen = jnp.where(((distance < sight) & both)[..., None], seen, 0.0)
-    # Drop the unit itself, the others keep their order: column j is unit j before i, j + 1 after.
-    before = jnp.arange(units - 1)[None, :] < jnp.arange(n)[:, None]
-    seen = jnp.where(before[..., None], seen[:, :-1], seen[:, 1:]).reshape(n, -1)
 
     size = jnp.array([sim.map_width, sim.map_height])
     own = jnp.concatenate([health[:, None], s.unit_positions / size, cooldown[:, None], types], axis=-1)[:n]
-    return jnp.concatenate([seen, jnp.where(s.unit_alive[:n, None], own, 0.0)], axis=-1)
+    return jnp.concatenate([others(seen), jnp.where(s.unit_alive[:n, None], own, 0.0)], axis=-1)
 
 
 def team_avail(sim, s: battle.Units) -> jax.Array:
