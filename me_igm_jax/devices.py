@@ -83,7 +83,7 @@ def over_members(
 
 
 @cache
-def compiler_options() -> dict[str, int | str] | None:
+def compiler_options() -> dict[str, str | bool] | None:
     """On a CPU: LLVM at -O1, and XLA's own code for reductions instead of a library's (engineering notes).
 
     Both change speed, and results by rounding at most. The second has an experimental name, so it is
@@ -91,8 +91,10 @@ def compiler_options() -> dict[str, int | str] | None:
     """
     if jax.default_backend() != "cpu":
         return None
-    quick: dict[str, int | str] = {"xla_backend_optimization_level": 1}
-    own = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+    quick: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+    own: dict[str, str | bool] = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    }
     try:
         jax.jit(lambda x: x).lower(0.0).compile(quick | own)
     except jax.errors.JaxRuntimeError:

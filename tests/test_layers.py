@@ -79,4 +79,5 @@ def test_ruff_format():
 
 
 def test_types():
-    tool("basedpyright", "--level", "error")
+    # Without the interpreter it would not find the packages of an environment elsewhere, and pass unseen.
+    tool("basedpyright", "--level", "error", "--pythonpath", sys.executable)
