@@ -50,6 +50,10 @@ class Hypers:
     """Last exploration rate of epsilon-greedy."""
     eps_steps: float = 100_000.0
     """Environment steps over which epsilon falls linearly."""
+    shaping: float = 1.0
+    """Weight of the environment's shaped reward, if it has one, at first; evaluation never counts it."""
+    shaping_steps: float = 1_000_000.0
+    """Environment steps over which that weight falls linearly to zero."""
     optimistic_weight: float = 0.1
     """Weight of over-estimated values under optimistic weighting; 1 is no weighting."""
 
@@ -138,8 +142,11 @@ class Replay:
     """Sequences in a gradient step's batch."""
     warmup: int | None = None
     """Sequences collected before the first gradient step; by default one batch."""
+    store: Literal["observations", "states"] = "observations"
+    """What is kept of each instant: all that was seen, or a snapshot of the environment's state, from
+    which a sample's observations are recomputed (a fraction of the memory)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """How observations and states are stored."""
+    """How stored observations, and the central states seen with them, are rounded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +267,9 @@ def validate(config: Config) -> Config:
     ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(low <= value <= high, f"hypers.{key}", value, f"must lie in [{low}, {high}]")
-    for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps"):
+    for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps",
+        "shaping_steps",
+    ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(value > 0, f"hypers.{key}", value, "must be positive")
 

@@ -11,14 +11,13 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from .types import Batch
+from .types import Batch, TimeStep
 
 
 def init(example: Batch, capacity: int, dtype: str = "float32") -> Batch:
     """An empty ring for `capacity` sequences like those of `example`, arrays or shapes [T, B, ...].
 
-    Observations and states are kept as `dtype`, actions in the smallest integer type, the rest as
-    they are.
+    Observations and states are kept as `dtype`, actions as bytes, the rest as they are.
     """
     packed = jax.eval_shape(partial(pack, dtype=dtype), example)
     return jax.tree.map(lambda x: jnp.zeros((len(x), capacity, *x.shape[2:]), x.dtype), packed)
@@ -42,11 +41,10 @@ def sample(ring: Batch, key: jax.Array, filled: jax.Array | int, batch: int) -> 
 
 
 def pack(batch: Batch, dtype: str) -> Batch:
-    """`batch` in the types it is stored in."""
-    steps = batch.steps._replace(obs=batch.steps.obs.astype(dtype), state=batch.steps.state.astype(dtype))
+    """`batch` in the types it is stored in; snapshots come in theirs."""
     return batch._replace(
-        steps=steps,
-        action=batch.action.astype(jnp.uint8 if steps.avail.shape[-1] <= 256 else jnp.int32),
+        steps=_with_dtype(batch.steps, dtype),
+        action=batch.action.astype(jnp.uint8),
         discount=batch.discount.astype(bool),
         mask=batch.mask.astype(bool),
     )
@@ -54,15 +52,18 @@ def pack(batch: Batch, dtype: str) -> Batch:
 
 def unpack(batch: Batch) -> Batch:
     """The inverse of `pack`, up to the rounding of `dtype`."""
-    steps = batch.steps._replace(
-        obs=batch.steps.obs.astype(jnp.float32), state=batch.steps.state.astype(jnp.float32)
-    )
     return batch._replace(
-        steps=steps,
+        steps=_with_dtype(batch.steps, "float32"),
         action=batch.action.astype(jnp.int32),
         discount=batch.discount.astype(jnp.float32),
         mask=batch.mask.astype(jnp.float32),
     )
+
+
+def _with_dtype(steps, dtype: str):
+    if not isinstance(steps, TimeStep):
+        return steps
+    return steps._replace(obs=steps.obs.astype(dtype), state=steps.state.astype(dtype))
 
 
 def capacity_of(ring: Batch) -> int:

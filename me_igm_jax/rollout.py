@@ -9,40 +9,56 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .types import Algorithm, Batch, Env, Learner, TimeStep
+from .types import Algorithm, Batch, Env, EnvState, Learner, TimeStep
 
 Act = Callable[[Any, TimeStep, jax.Array], tuple[Any, jax.Array]]  # carry, step, key
 
 
-def collect_episodes(env: Env, algo_carry, act: Act, key: jax.Array, episodes: int):
+def observer(env: Env, snapshots: bool) -> Callable[[EnvState], tuple[Any, TimeStep]]:
+    """state [B] -> (what a batch keeps of it: the observation, or a snapshot; the observation)."""
+
+    def observe(state):
+        snapshot = jax.vmap(env.compress)(state)
+        now = jax.vmap(env.expand)(snapshot)
+        return (snapshot if snapshots else now), now
+
+    return observe
+
+
+def collect_episodes(
+    env: Env, algo_carry, act: Act, key: jax.Array, episodes: int,
+    shaping: jax.Array | float = 0.0, snapshots: bool = False,
+):  # fmt: skip
     """One episode in each of B parallel environments, padded to the horizon.
 
     After its end an environment stands still and its transitions get mask 0, so the instant after
-    the last real transition is the true final one.
+    the last real transition is the true final one. `shaping` weighs the shaped part of the reward.
     Returns (Batch [horizon, episodes], stats {name: [episodes]}).
     """
     reset_key, scan_key = jax.random.split(key)
+    observe = observer(env, snapshots)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
     stats = {name: jnp.zeros((episodes,)) for name in env.spec.stats}
 
     def step(loop, step_key):
         state, carry, running, stats = loop
         act_key, env_key = jax.random.split(step_key)
-        now = jax.vmap(env.observe)(state)
+        kept, now = observe(state)
         carry, action = act(carry, now, act_key)
         after, outcome = jax.vmap(env.step)(jax.random.split(env_key, episodes), state, action)
         state = where_rows(running, after, state)
         stats = where_rows(running, {k: outcome.stats[k].astype(float) for k in stats}, stats)
         mask = running.astype(jnp.float32)
-        transition = (action, outcome.reward * mask, 1.0 - outcome.terminal, mask)
+        reward = (outcome.reward + shaping * outcome.shaping) * mask
+        transition = (action, reward, 1.0 - outcome.terminal, mask)
         running &= ~(outcome.terminal | outcome.truncated)
-        return (state, carry, running, stats), (now, transition)
+        return (state, carry, running, stats), (kept, transition)
 
     loop = (state, algo_carry, jnp.ones((episodes,), bool), stats)
     keys = jax.random.split(scan_key, env.spec.horizon)
     (state, _, _, stats), (steps, transitions) = jax.lax.scan(step, loop, keys)
     first = jnp.zeros((env.spec.horizon + 1, episodes), bool).at[0].set(True)
-    return make_batch(steps, jax.vmap(env.observe)(state), first, transitions), stats
+    return make_batch(steps, observe(state)[0], first, transitions), stats
 
 
 class _Stream(NamedTuple):
@@ -54,17 +70,19 @@ class _Stream(NamedTuple):
 
 
 def collect_stream(
-    env: Env, algo_carry, act: Act, key: jax.Array, envs: int, length: int, fresh_starts: int
-):
+    env: Env, algo_carry, act: Act, key: jax.Array, envs: int, length: int, fresh_starts: int,
+    shaping: jax.Array | float = 0.0, snapshots: bool = False,
+):  # fmt: skip
     """B packed sequences of `length` transitions; each starts with a fresh episode and goes on with
     the next one as soon as one ends, so no step is spent on padding.
 
     After a terminal step the next instant is the next episode's first. After a truncated step it is
     the true final instant, which carries one transition of mask 0 to the next episode.
     Start states are drawn `fresh_starts` at a time, not at every step; an environment that needs
-    more reuses them. Returns Batch [length, envs].
+    more reuses them. `shaping` weighs the shaped part of the reward. Returns Batch [length, envs].
     """
     reset_key, scan_key = jax.random.split(key)
+    observe = observer(env, snapshots)
     keys = jax.random.split(reset_key, (fresh_starts, envs))
     starts = jax.vmap(jax.vmap(env.reset))(keys)
 
@@ -74,11 +92,12 @@ def collect_stream(
         fresh = jax.tree.map(lambda x: x[slot, jnp.arange(envs)], starts)
         state = where_rows(loop.begins, fresh, loop.state)
         carry = where_rows(loop.begins, algo_carry, loop.carry)
-        now = jax.vmap(env.observe)(state)
+        kept, now = observe(state)
         carry, action = act(carry, now, act_key)
         after, outcome = jax.vmap(env.step)(jax.random.split(env_key, envs), state, action)
         mask = 1.0 - loop.bridge
-        transition = (action, outcome.reward * mask, 1.0 - outcome.terminal, mask)
+        reward = (outcome.reward + shaping * outcome.shaping) * mask
+        transition = (action, reward, 1.0 - outcome.terminal, mask)
         ended = outcome.terminal | loop.bridge
         following = _Stream(
             state=after,
@@ -87,7 +106,7 @@ def collect_stream(
             bridge=outcome.truncated & ~ended,
             resets=loop.resets + loop.begins,
         )
-        return following, (now, loop.begins, transition)
+        return following, (kept, loop.begins, transition)
 
     begin = _Stream(
         state=jax.tree.map(lambda x: x[0], starts),
@@ -99,7 +118,7 @@ def collect_stream(
     end, (steps, first, transitions) = jax.lax.scan(step, begin, jax.random.split(scan_key, length))
     # The final instant belongs to the last transition, whatever comes after it.
     first = jnp.concatenate([first, jnp.zeros((1, envs), bool)])
-    return make_batch(steps, jax.vmap(env.observe)(end.state), first, transitions)
+    return make_batch(steps, observe(end.state)[0], first, transitions)
 
 
 def explorer(algo: Algorithm, learner: Learner, env_steps: jax.Array, hypers) -> Act:
@@ -112,7 +131,7 @@ def greedy_actor(algo: Algorithm, learner: Learner) -> Act:
     return lambda carry, step, key: algo.greedy(learner, carry, step)
 
 
-def make_batch(steps: TimeStep, final: TimeStep, first: jax.Array, transitions) -> Batch:
+def make_batch(steps: Any, final: Any, first: jax.Array, transitions) -> Batch:
     """Put T instants and the final one together with what happened between them."""
     steps = jax.tree.map(lambda xs, x: jnp.concatenate([xs, x[None]]), steps, final)
     action, reward, discount, mask = transitions

@@ -28,6 +28,7 @@ from .config import Config, Hypers
 from .diagnostics import diagnose
 from .envs import make
 from .evaluate import evaluate, summarise
+from .policies import linear_schedule
 from .rollout import collect_episodes, collect_stream, explorer
 from .types import Algorithm, Batch, Env, Learner, Metrics
 
@@ -60,15 +61,23 @@ def make_program(config: Config) -> Program:
     env = make(config)
     algo = make_algorithm(config, env.spec)
     cfg, run = config.collect, config.run
+    snapshots = config.replay.store == "states"
     slots = config.replay.capacity // cfg.envs
     warmup, (epochs, iterations) = config.warmup_iterations, schedule(config, env.spec.horizon)
 
     def collect(learner: Learner, key, env_steps, hypers: Hypers) -> Batch:
         carry = algo.carry(cfg.envs)
         act = explorer(algo, learner, env_steps, hypers)
+        shaping = linear_schedule(hypers.shaping, 0.0, hypers.shaping_steps, env_steps)
+        how = {"shaping": shaping, "snapshots": snapshots}
         if cfg.mode == "episodes":
-            return collect_episodes(env, carry, act, key, cfg.envs)[0]
-        return collect_stream(env, carry, act, key, cfg.envs, cfg.length, cfg.fresh_starts)
+            return collect_episodes(env, carry, act, key, cfg.envs, **how)[0]
+        return collect_stream(env, carry, act, key, cfg.envs, cfg.length, cfg.fresh_starts, **how)
+
+    def draw(ring: Batch, key: jax.Array, filled: jax.Array, size: int) -> Batch:
+        """A batch from replay, with what was seen recomputed where snapshots are kept."""
+        batch = replay.sample(ring, key, filled, size)
+        return batch._replace(steps=jax.vmap(jax.vmap(env.expand))(batch.steps)) if snapshots else batch
 
     def init(key: jax.Array, hypers: Hypers) -> RunState:
         learner_key, key = jax.random.split(key)
@@ -97,7 +106,7 @@ def make_program(config: Config) -> Program:
 
         def step(learner: Learner, step_key):
             sample_key, update_key = jax.random.split(step_key)
-            batch = replay.sample(state.ring, sample_key, filled, config.replay.batch)
+            batch = draw(state.ring, sample_key, filled, config.replay.batch)
             return algo.update(learner, batch, update_key, state.env_steps, hypers)
 
         learner, metrics = jax.lax.scan(step, state.learner, keys[1:])
@@ -117,7 +126,7 @@ def make_program(config: Config) -> Program:
         key, eval_key, sample_key = jax.random.split(state.key, 3)
         state = state._replace(key=key)
         filled = jnp.minimum(start + iterations, slots) * cfg.envs
-        batch = replay.sample(state.ring, sample_key, filled, min(config.replay.batch, 32))
+        batch = draw(state.ring, sample_key, filled, min(config.replay.batch, 32))
         metrics = (
             summarise(metrics)
             | summarise(evaluate(env, algo, state.learner, eval_key, run.eval_episodes))

@@ -20,6 +20,7 @@ import jax
 Params = Any  # a pytree of arrays
 Carry = Any  # what an acting agent remembers, arrays [B, N, ...]
 EnvState = Any
+Snapshot = Any  # what a replay keeps of an EnvState, in the smallest types
 Metrics = dict[str, jax.Array]
 
 
@@ -67,19 +68,29 @@ class TimeStep(NamedTuple):
 class Outcome(NamedTuple):
     """What an action led to. The reward is the team's."""
 
-    reward: jax.Array  # [...] float
+    reward: jax.Array  # [...] float; what evaluation counts
     terminal: jax.Array  # [...] bool
     truncated: jax.Array  # [...] bool; never together with terminal
     stats: dict[str, jax.Array]  # episode statistics, meaningful at the last step
+    shaping: jax.Array | float = 0.0  # [...] help for learning, annealed away (hypers.shaping)
 
 
 class Env(NamedTuple):
-    """Pure functions over one environment (vmap adds B). No step ever resets by itself."""
+    """Pure functions over one environment (vmap adds B). No step ever resets by itself.
+
+    A snapshot is the least that must be kept of a state to know again what was seen in it; a replay
+    of snapshots is a fraction of the size of one of observations.
+    """
 
     spec: EnvSpec
     reset: Callable[[jax.Array], EnvState]  # key -> state
     step: Callable[[jax.Array, EnvState, jax.Array], tuple[EnvState, Outcome]]  # key, state, action [N]
-    observe: Callable[[EnvState], TimeStep]
+    expand: Callable[[Snapshot], TimeStep]
+    compress: Callable[[EnvState], Snapshot] = lambda state: state
+
+    def observe(self, state: EnvState) -> TimeStep:
+        """What is known in `state` before acting."""
+        return self.expand(self.compress(state))
 
 
 class Batch(NamedTuple):
@@ -89,7 +100,7 @@ class Batch(NamedTuple):
     episode begins and a transition with mask 0 carries no information.
     """
 
-    steps: TimeStep  # leading axes [T+1, B]
+    steps: TimeStep  # leading axes [T+1, B]; in a replay of states, snapshots
     first: jax.Array  # [T+1, B] bool
     action: jax.Array  # [T, B, N] int
     reward: jax.Array  # [T, B] float

@@ -82,7 +82,7 @@ def matrix_game(name: str, payoff: np.ndarray) -> Env:
         true = jnp.ones((), bool)
         return MatrixState(state.step + 1), Outcome(reward[0], true, ~true, {})
 
-    def observe(state: MatrixState) -> TimeStep:
+    def expand(state: MatrixState) -> TimeStep:
         onehot = jax.nn.one_hot(state.step, 2)
         return TimeStep(
             obs=jnp.broadcast_to(onehot, (n_agents, 2)),
@@ -91,4 +91,4 @@ def matrix_game(name: str, payoff: np.ndarray) -> Env:
             alive=jnp.ones((n_agents,), bool),
         )
 
-    return Env(spec, reset, step, observe)
+    return Env(spec, reset, step, expand)

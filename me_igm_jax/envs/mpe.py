@@ -59,11 +59,11 @@ def _spread(name: str, scale: float) -> Env:
         end = after.step >= HORIZON
         return after, Outcome(reward, end, jnp.zeros_like(end), {})
 
-    def observe(world: World) -> TimeStep:
+    def expand(world: World) -> TimeStep:
         obs = team_obs(world)
         return TimeStep(obs, obs.reshape(-1), jnp.ones((N, 5), bool), jnp.ones((N,), bool))
 
-    return Env(spec, reset, step, observe)
+    return Env(spec, reset, step, expand)
 
 
 def move(world: World, action: jax.Array, position_first: bool = False) -> World:

@@ -27,12 +27,37 @@ _SCENARIOS = (
     "3s_vs_5z", "6h_vs_8z", "smacv2_5_units", "smacv2_10_units", "smacv2_20_units",
 )  # fmt: skip
 
+NEVER = 255  # no action yet
+
 
 class SmaxState(NamedTuple):
     units: battle.Units  # JaxMARL's own State
     enemy: battle.EnemyMemory
-    last_action: jax.Array  # [N] int, -1 before the first step
+    last_action: jax.Array  # [U] int, NEVER before the first step
     step: jax.Array  # [] int
+
+
+class Snapshot(NamedTuple):
+    """19 bytes per unit, from which everything seen is recomputed."""
+
+    position: jax.Array  # [U, 2] float
+    health: jax.Array  # [U] float
+    cooldown: jax.Array  # [U] float
+    type: jax.Array  # [U] uint8
+    alive: jax.Array  # [U] bool
+    action: jax.Array  # [U] uint8, NEVER before the first step
+
+
+class Seen(NamedTuple):
+    """The part of JaxMARL's State, by its names, that observations are made of."""
+
+    unit_positions: jax.Array
+    unit_alive: jax.Array
+    unit_health: jax.Array
+    unit_weapon_cooldowns: jax.Array
+    unit_types: jax.Array
+    prev_movement_actions: jax.Array
+    prev_attack_actions: jax.Array
 
 
 def names() -> Sequence[str]:
@@ -68,7 +93,7 @@ def smax_env(name: str, sim, reward_scale: float, max_steps: int) -> Env:
     def reset(key: jax.Array) -> SmaxState:
         _, start = sim.reset(key)
         memory = battle.first_memory(sim, start)
-        return SmaxState(start, memory, jnp.full((n,), -1), jnp.zeros((), jnp.int32))
+        return SmaxState(start, memory, jnp.full((units,), NEVER), jnp.zeros((), jnp.int32))
 
     def step(key: jax.Array, state: SmaxState, action: jax.Array):
         enemy_key, battle_key = jax.random.split(key)
@@ -84,17 +109,44 @@ def smax_env(name: str, sim, reward_scale: float, max_steps: int) -> Env:
         terminal = ~ally | ~enemy | (now >= max_steps)
         reward = reward_scale * (battle.damage_share(sim, state.units, after) + won)
         outcome = Outcome(reward, terminal, jnp.zeros_like(terminal), {"won": won.astype(float)})
-        return SmaxState(after, memory, action, now), outcome
+        return SmaxState(after, memory, actions, now), outcome
 
-    def observe(state: SmaxState) -> TimeStep:
-        return TimeStep(
-            obs=team_obs(sim, state.units),
-            state=world_state(sim, state.units, state.last_action),
-            avail=team_avail(sim, state.units),
-            alive=state.units.unit_alive[:n],
+    def compress(state: SmaxState) -> Snapshot:
+        s = state.units
+        return Snapshot(
+            position=s.unit_positions,
+            health=s.unit_health,
+            cooldown=s.unit_weapon_cooldowns,
+            type=s.unit_types.astype(jnp.uint8),
+            alive=s.unit_alive,
+            action=state.last_action.astype(jnp.uint8),
         )
 
-    return Env(spec, reset, step, observe)
+    def expand(snapshot: Snapshot) -> TimeStep:
+        seen = recall(sim, snapshot)
+        return TimeStep(
+            obs=team_obs(sim, seen),
+            state=world_state(sim, seen, snapshot.action[:n]),
+            avail=team_avail(sim, seen),
+            alive=snapshot.alive[:n],
+        )
+
+    return Env(spec, reset, step, expand, compress)
+
+
+def recall(sim, snapshot: Snapshot) -> Seen:
+    """What the units show, the marks of their last actions included."""
+    action = snapshot.action.astype(jnp.int32)
+    action = jnp.where(action == NEVER, sim.num_movement_actions - 1, action)  # as if they had stopped
+    return Seen(
+        unit_positions=snapshot.position,
+        unit_alive=snapshot.alive,
+        unit_health=snapshot.health,
+        unit_weapon_cooldowns=snapshot.cooldown,
+        unit_types=snapshot.type,
+        prev_movement_actions=battle.decode(sim, action)[0],
+        prev_attack_actions=jnp.where(action >= sim.num_movement_actions, action, 0),
+    )
 
 
 def _relative(sim, s):
@@ -105,7 +157,7 @@ def _relative(sim, s):
     return offset, battle.norm(offset), both
 
 
-def team_obs(sim, s: battle.Units) -> jax.Array:
+def team_obs(sim, s: Seen | battle.Units) -> jax.Array:
     """The allies' observations, equal to JaxMARL's `get_obs_unit_list`, [N, D].
 
     Per other unit (allies first): health, offset / sight, last move, last target, cooldown, type;
