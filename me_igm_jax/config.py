@@ -102,6 +102,8 @@ class Algo:
 class Net:
     """The agents' shared network."""
 
+    torso: Literal["mlp", "cnn"] = "mlp"
+    """What reads the observations: the hidden layers alone, or convolutions before them (grids only)."""
     hidden: int = 64
     """Width of the hidden layers and of the recurrent state."""
     layers: int = 1
@@ -188,6 +190,16 @@ class Matrix:
 
     payoff: tuple | None = None
     """Payoff tensor of matrix/custom, nested lists with one level per player."""
+    steps: int = 1
+    """How often the game is played in an episode; above 1, a repeated game."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Differential:
+    """Options of the differential/* environments."""
+
+    reward_scale: float = 0.1
+    """Multiplies the reward; FOP's 0.1 makes the best return 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,12 +208,31 @@ class Smax:
 
     reward_scale: float = 10.0
     """Multiplies JaxMARL's reward; 10 puts the best return near 20, as in SMAC."""
-    max_steps: int = 100
-    """Steps after which an episode ends. A time-out is terminal, as in SMACv2."""
-    see_enemy_actions: bool = True
-    """JaxMARL's default; SMACv2 hides them."""
-    walls_cause_death: bool = True
-    """JaxMARL's default; SMACv2's walls do not kill."""
+    reward: Literal["smax", "smacv2"] = "smax"
+    """JaxMARL's (health taken and the win, half each) or SMACv2's (health, kills, win; best return 20)."""
+    max_steps: int | None = None
+    """Steps after which an episode ends, a terminal time-out; by default 100 in JaxMARL's scenarios, 200
+    in SMACv2's, SMAC's limit in its maps."""
+    see_enemy_actions: bool | None = None
+    """Show what enemies did last; by default only in JaxMARL's scenarios."""
+    walls_cause_death: bool | None = None
+    """Units die at the edge of the map; by default only in JaxMARL's scenarios."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Overcooked:
+    """Options of the overcooked/* environments."""
+
+    horizon: int = 400
+    """Steps of every episode; its end is terminal."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Jaxmarl:
+    """Options of the jaxmarl/* environments."""
+
+    max_steps: int | None = None
+    """Steps after which an episode is cut off; by default at the environment's own limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +249,10 @@ class Config:
     replay: Replay = Replay()
     run: Run = Run()
     matrix: Matrix = Matrix()
+    differential: Differential = Differential()
     smax: Smax = Smax()
+    overcooked: Overcooked = Overcooked()
+    jaxmarl: Jaxmarl = Jaxmarl()
     hypers: Hypers = Hypers()
 
     @property
@@ -253,28 +287,23 @@ def validate(config: Config) -> Config:
         "run.final_eval_episodes": 1, "run.checkpoint_every": 0, "run.seed": 0,
         "collect.envs": 1, "collect.length": 1, "collect.fresh_starts": 1,
         "collect.episodes_per_update": 1, "collect.transitions_per_update": 1,
-        "replay.capacity": 1, "replay.batch": 1, "net.hidden": 1, "net.layers": 1, "smax.max_steps": 1,
+        "replay.capacity": 1, "replay.batch": 1, "net.hidden": 1, "net.layers": 1,
         "algo.target_interval": 1, "algo.mixing_embed": 1, "algo.hyper_embed": 1,
         "algo.opt_embed": 1, "algo.mlp_embed": 1, "algo.qplex_heads": 1, "algo.qplex_layers": 1,
-        "algo.central_embed": 1,
+        "algo.central_embed": 1, "matrix.steps": 1, "overcooked.horizon": 1, "smax.max_steps": 1,
+        "jaxmarl.max_steps": 1, "run.seeds_per_batch": 1,
     }.items():  # fmt: skip
         section, field = key.split(".")
         value = getattr(getattr(config, section), field)
-        check(value >= low, key, value, f"must be at least {low}")
-    for key, low, high in (
-        ("gamma", 0, 1), ("td_lambda", 0, 1), ("tau", 0, 1), ("eps_start", 0, 1), ("eps_end", 0, 1),
-        ("optimistic_weight", 0, 1), ("lr_decay", 0, 1),
-    ):  # fmt: skip
+        check(value is None or value >= low, key, value, f"must be at least {low}")
+    for key in ("gamma", "td_lambda", "tau", "eps_start", "eps_end", "optimistic_weight", "lr_decay"):
         value = getattr(config.hypers, key)
-        check(low <= value <= high, f"hypers.{key}", value, f"must lie in [{low}, {high}]")
+        check(0 <= value <= 1, f"hypers.{key}", value, "must lie in [0, 1]")
     for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps",
         "shaping_steps",
     ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(value > 0, f"hypers.{key}", value, "must be positive")
-
-    at_a_time = config.run.seeds_per_batch
-    check(at_a_time is None or at_a_time >= 1, "run.seeds_per_batch", at_a_time, "must be at least 1")
 
     c, r = config.collect, config.replay
     check(config.algo.opt_layers in (1, 2), "algo.opt_layers", config.algo.opt_layers, "is 1 or 2")

@@ -1,4 +1,4 @@
-"""Networks: PyTorch-style initialisation, small MLPs, and the agents' recurrent torso.
+"""Networks: PyTorch-style initialisation, small MLPs and CNNs, and the agents' recurrent torso.
 
 The reference code initialises every weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)). The
 non-zero biases matter: |hyper-net output| is a mixing weight, which would vanish with them.
@@ -6,13 +6,15 @@ No orthogonal initialiser is used anywhere: a batched QR inside a vmapped progra
 two-core CPU.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .types import TimeStep
+from .config import ConfigError, Net
+from .types import EnvSpec, TimeStep
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -44,6 +46,43 @@ class MLP(nn.Module):
         for width in self.widths[:-1]:
             x = nn.relu(Linear(width)(x))
         return Linear(self.widths[-1])(x)
+
+
+class Conv(nn.Module):
+    """A convolution that keeps the size of the grid (zeros around it), [..., H, W, C] -> [..., H, W, F].
+
+    It is one product with every cell's neighbourhood: under `vmap` over seeds a convolution would become
+    a grouped one, whose gradient took twice as long on a CPU. PyTorch's initialisation.
+    """
+
+    features: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        (H, W), r = x.shape[-3:-1], self.size // 2
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(r, r), (r, r), (0, 0)])
+        shifts = [x[..., i : i + H, j : j + W, :] for i in range(self.size) for j in range(self.size)]
+        return Linear(self.features)(jnp.concatenate(shifts, axis=-1))
+
+
+class CNN(nn.Module):
+    """Embeds the grid that inputs [..., D] begin with; what follows it is kept: [..., width + rest].
+
+    The sizes are those of JaxMARL's Overcooked networks: convolutions of 5, 3 and 3 cells, a layer.
+    """
+
+    shape: tuple[int, ...]
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        grid, rest = jnp.split(x, [math.prod(self.shape)], axis=-1)
+        h = grid.reshape(*x.shape[:-1], *self.shape)
+        for size in (5, 3, 3):
+            h = nn.relu(Conv(32, size)(h))
+        h = nn.relu(Linear(self.width)(h.reshape(*x.shape[:-1], -1)))
+        return jnp.concatenate([h, rest], axis=-1)
 
 
 class GRU(nn.Module):
@@ -80,7 +119,7 @@ class GRU(nn.Module):
 
 
 class Agent(nn.Module):
-    """The agents' shared network: (Linear - ReLU) x layers - GRU (optional) - Linear.
+    """The agents' shared network: CNN (optional) - (Linear - ReLU) x layers - GRU (optional) - Linear.
 
     Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], q [T, B, N, A].
     """
@@ -89,15 +128,24 @@ class Agent(nn.Module):
     hidden: int
     layers: int
     recurrent: bool
+    grid: tuple[int, ...] | None = None  # shape of the observation, for a CNN
 
     @nn.compact
     def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
-        h = x
+        h = CNN(self.grid, self.hidden)(x) if self.grid else x
         for _ in range(self.layers):
             h = nn.relu(Linear(self.hidden)(h))
         if self.recurrent:
             carry, h = GRU(self.hidden)(carry, h, first)
         return carry, Linear(self.n_actions)(h)
+
+
+def make_agent(net: Net, spec: EnvSpec) -> Agent:
+    """The network that `net` describes; ConfigError if it cannot read the observations of `spec`."""
+    cnn = net.torso == "cnn"
+    if cnn and len(spec.obs_shape) != 3:
+        raise ConfigError(f"net.torso=cnn: what {spec.name} shows is no grid; use net.torso=mlp")
+    return Agent(spec.n_actions, net.hidden, net.layers, net.recurrent, spec.obs_shape if cnn else None)
 
 
 def agent_inputs(

@@ -136,7 +136,7 @@ def game_summary(table, members: slice, program: Program) -> dict:
     key = jax.random.key(0)
     state = env.reset(key)
     reward = np.asarray(jax.vmap(lambda a: env.step(key, state, a)[1].reward)(greedy))
-    optimal = reward >= env.spec.max_return
+    optimal = reward >= np.float32((env.spec.max_return or 0.0) / env.spec.horizon)  # of one play
     found = {"q_table_where_optimal": np.median(q[optimal], 0).tolist()} if optimal.any() else {}
     return {
         "optimal_rate": float(optimal.mean()),

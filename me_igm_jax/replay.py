@@ -17,7 +17,7 @@ from .types import Batch, TimeStep
 def init(example: Batch, capacity: int, dtype: str = "float32") -> Batch:
     """An empty ring for `capacity` sequences like those of `example`, arrays or shapes [T, B, ...].
 
-    Observations and states are kept as `dtype`, actions as bytes, the rest as they are.
+    Observations and states are kept as `dtype`, discrete actions as bytes, the rest as they are.
     """
     packed = jax.eval_shape(partial(pack, dtype=dtype), example)
     return jax.tree.map(lambda x: jnp.zeros((len(x), capacity, *x.shape[2:]), x.dtype), packed)
@@ -44,7 +44,7 @@ def pack(batch: Batch, dtype: str) -> Batch:
     """`batch` in the types it is stored in; snapshots come in theirs."""
     return batch._replace(
         steps=_with_dtype(batch.steps, dtype),
-        action=batch.action.astype(jnp.uint8),
+        action=_integers_as(jnp.uint8, batch.action),
         discount=batch.discount.astype(bool),
         mask=batch.mask.astype(bool),
     )
@@ -54,10 +54,14 @@ def unpack(batch: Batch) -> Batch:
     """The inverse of `pack`, up to the rounding of `dtype`."""
     return batch._replace(
         steps=_with_dtype(batch.steps, "float32"),
-        action=batch.action.astype(jnp.int32),
+        action=_integers_as(jnp.int32, batch.action),
         discount=batch.discount.astype(jnp.float32),
         mask=batch.mask.astype(jnp.float32),
     )
+
+
+def _integers_as(dtype, action: jax.Array) -> jax.Array:
+    return action.astype(dtype) if jnp.issubdtype(action.dtype, jnp.integer) else action
 
 
 def _with_dtype(steps, dtype: str):

@@ -31,7 +31,8 @@ class EnvSpec(NamedTuple):
     `limit_is_terminal` says whether that time limit is a true end (no bootstrap) or a truncation.
     `stats` names what every `Outcome.stats` holds; `max_return` is the best possible undiscounted
     return where it is known, in the units of `Outcome.reward`. `one_start` says that every episode
-    starts from the same instant.
+    starts from the same instant. Where actions are continuous, `n_actions` is 0 and an agent's action
+    is `action_dim` numbers within `action_bounds`.
     """
 
     name: str
@@ -44,6 +45,13 @@ class EnvSpec(NamedTuple):
     stats: tuple[str, ...] = ()
     max_return: float | None = None
     one_start: bool = False
+    action_dim: int = 0
+    action_bounds: tuple[float, float] | None = None
+
+    @property
+    def continuous(self) -> bool:
+        """Actions are vectors, not indices: there is nothing to enumerate or to mask."""
+        return self.action_bounds is not None
 
     @property
     def one_step(self) -> bool:
@@ -61,7 +69,7 @@ class TimeStep(NamedTuple):
 
     obs: jax.Array  # [..., N, *D] float
     state: jax.Array  # [..., G] float; for training and exploration only, never for greedy execution
-    avail: jax.Array  # [..., N, A] bool; at least one action is available to every agent
+    avail: jax.Array  # [..., N, A] bool; at least one available to every agent, unless A = 0 (continuous)
     alive: jax.Array  # [..., N] bool
 
 
@@ -84,7 +92,8 @@ class Env(NamedTuple):
 
     spec: EnvSpec
     reset: Callable[[jax.Array], EnvState]  # key -> state
-    step: Callable[[jax.Array, EnvState, jax.Array], tuple[EnvState, Outcome]]  # key, state, action [N]
+    step: Callable[[jax.Array, EnvState, jax.Array], tuple[EnvState, Outcome]]
+    # key, state, action [N] (continuous: [N, action_dim])
     expand: Callable[[Snapshot], TimeStep]
     compress: Callable[[EnvState], Snapshot] = lambda state: state
 
@@ -102,7 +111,7 @@ class Batch(NamedTuple):
 
     steps: TimeStep  # leading axes [T+1, B]; in a replay of states, snapshots
     first: jax.Array  # [T+1, B] bool
-    action: jax.Array  # [T, B, N] int
+    action: jax.Array  # [T, B, N] int (continuous: [T, B, N, action_dim] float)
     reward: jax.Array  # [T, B] float
     discount: jax.Array  # [T, B] float, 0 where terminal, else 1
     mask: jax.Array  # [T, B] float, 1 where the transition is real

@@ -10,7 +10,15 @@ from me_igm_jax.envs import make
 from me_igm_jax.presets import load
 from me_igm_jax.train import make_train
 
-ENVS = ["matrix/qtran", "smax/3m", "smax/smacv2_5_units", "mpe/spread_hard", "probe/clock"]
+ENVS = [
+    "matrix/qtran",
+    "smax/3m",
+    "smax/smacv2_5_units",
+    "smax/terran_10_vs_11",
+    "mpe/spread_hard",
+    "probe/clock",
+    "jaxmarl/switch_riddle",
+]
 
 
 def random_play(env, key, episodes=3, snapshots=False):

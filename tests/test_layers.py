@@ -15,7 +15,7 @@ LAYERS = [  # a module may import from its own row and from the rows above
     {"presets", "nets", "mixers", "transforms", "policies", "returns", "replay", "stats", "envs"},
     {"algos"},
     {"rollout", "evaluate", "diagnostics", "train"},
-    {"devices", "sinks", "records", "checkpoint", "experiment", "play", "plots", "cli"},
+    {"devices", "sinks", "records", "checkpoint", "experiment", "play", "plots", "render", "cli"},
 ]
 HOST_ONLY = {"os", "time", "pathlib", "logging", "subprocess", "tqdm", "orbax", "matplotlib"}
 TRACED = {"types", "nets", "mixers", "transforms", "policies", "returns", "replay", "algos",

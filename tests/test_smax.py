@@ -4,16 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+from jaxmarl.environments.smax import HeuristicEnemySMAX
 from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
-from me_igm_jax.envs import smax
+from me_igm_jax.envs import smax, smax_units
 from me_igm_jax.envs import smax_battle as battle
+from me_igm_jax.envs import smax_heuristic as heuristic
 from me_igm_jax.presets import load
 
 
 def pair(name):
-    return HeuristicEnemySMAX(scenario=map_name_to_scenario(name)), battle.simulator(name)
+    """JaxMARL's game and our simulator, our additions switched off."""
+    sim = smax_units.simulator(name)
+    sim.specials = None
+    return HeuristicEnemySMAX(**smax_units.constructor_arguments(name)), sim
 
 
 def jaxmarl_numbers(sim, key):
@@ -32,7 +36,7 @@ def jaxmarl_numbers(sim, key):
     return u, jnp.stack(jitter)
 
 
-@pytest.mark.parametrize("name", ["3m", "smacv2_5_units", "3s_vs_5z"])
+@pytest.mark.parametrize("name", ["3m", "smacv2_5_units", "3s_vs_5z", "MMM2"])
 def test_battle_equals_jaxmarl(name):
     game, sim = pair(name)
     n = sim.num_allies
@@ -41,7 +45,7 @@ def test_battle_equals_jaxmarl(name):
     def compare(key):
         reset_key, key = jax.random.split(key)
         _, theirs = game.reset(reset_key)
-        state, memory = theirs.state, battle.first_memory(sim, theirs.state)
+        state, memory = theirs.state, heuristic.first_memory(sim, heuristic.teams(sim, theirs.state)[1])
 
         def step(carry, key):
             theirs, state, memory = carry
@@ -51,7 +55,7 @@ def test_battle_equals_jaxmarl(name):
             named = {a: action[i] for i, a in enumerate(game.agents)}
             obs, theirs, reward, _, _ = game.step_env(key, theirs, named)
             u, jitter = jaxmarl_numbers(sim, key)
-            enemy_action, memory = battle.enemy_policy(sim, state, memory, u)
+            enemy_action, memory = heuristic.enemy_policy(sim, state, memory, u)
             after = battle.fight(sim, state, jnp.concatenate([action, enemy_action]), jitter)
             gain = battle.damage_share(sim, state, after)
             won = after.unit_alive[:n].any() & ~after.unit_alive[n:].any()
@@ -81,7 +85,8 @@ def test_battle_equals_jaxmarl(name):
 
 
 def test_scenario_names_are_jaxmarls():
-    assert set(smax.names()) == set(MAP_NAME_TO_SCENARIO)
+    assert set(smax_units.JAXMARL_SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
+    assert set(smax_units.JAXMARL_SCENARIOS) < set(smax.names())
 
 
 def test_time_limit_is_exact_and_terminal():

@@ -14,7 +14,7 @@ import optax
 
 from ..config import Config, Hypers
 from ..mixers import CentralMixer, make_mixer
-from ..nets import Agent, agent_inputs, last_actions
+from ..nets import agent_inputs, last_actions, make_agent
 from ..policies import (
     epsilon_greedy,
     geometric_schedule,
@@ -53,7 +53,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     """
     algo, net = config.algo, config.net
     soft = algo.policy == "softmax"
-    agent = Agent(spec.n_actions, net.hidden, net.layers, net.recurrent)
+    agent = make_agent(net, spec)
     mixer, central_mixer = make_mixer(algo), CentralMixer(algo.central_embed)
     transform, local = make_transform(algo), make_local(algo)
 

@@ -5,12 +5,15 @@ from collections.abc import Callable, Sequence
 from ..config import Config, ConfigError
 from ..presets import nearest
 from ..types import Env
-from . import matrix, mpe, probes, smax
+from . import differential, matrix, mpe, overcooked, probes, registered, smax
 
 FAMILIES: dict[str, tuple[Callable[[str, Config], Env], Callable[[], Sequence[str]]]] = {
     "matrix": (matrix.make, matrix.names),
+    "differential": (differential.make, differential.names),
     "smax": (smax.make, smax.names),
     "mpe": (mpe.make, mpe.names),
+    "overcooked": (overcooked.make, overcooked.names),
+    "jaxmarl": (registered.make, registered.names),
     "probe": (probes.make, probes.names),
 }
 
@@ -24,6 +27,8 @@ def make(config: Config) -> Env:
 def parse_name(env: str) -> tuple[str, str]:
     """(family, name); ConfigError, with the nearest known environment, where there is none such."""
     family, _, name = env.partition("/")
+    if family == "jaxmarl" and name in registered.UNFIT:
+        raise ConfigError(f"env '{env}': not possible here: {registered.UNFIT[name]}")
     if family not in FAMILIES or name not in FAMILIES[family][1]():
         raise ConfigError(f"env '{env}': unknown{nearest(env, env_names())}")
     return family, name

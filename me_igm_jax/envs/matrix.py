@@ -1,7 +1,8 @@
-"""matrix/*: one-shot cooperative games given by a payoff tensor, for any number of players.
+"""matrix/*: cooperative games given by a payoff tensor, for any number of players.
 
-Observation and state are the one-hot step, as in the reference code: [1, 0] before acting and
-[0, 1] at the end. The only transition is terminal. Units of the reward: the payoff's.
+A game is played `matrix.steps` times, once by default. Observation and state are the one-hot step, as
+in the reference code: in a one-shot game [1, 0] before acting and [0, 1] at the end. The last transition
+is terminal. Units of the reward: the payoff's.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ PAYOFFS = {
 
 
 class MatrixState(NamedTuple):
-    step: jax.Array  # [] int: 0 before acting, 1 after
+    step: jax.Array  # [] int: games played
 
 
 def names() -> Sequence[str]:
@@ -33,10 +34,10 @@ def names() -> Sequence[str]:
 
 def make(name: str, config: Config) -> Env:
     """The named game, or `matrix/custom` with the tensor in config.matrix.payoff."""
-    return matrix_game(f"matrix/{name}", _payoff(name, config))
+    return matrix_game(f"matrix/{name}", payoff_of(name, config), config.matrix.steps)
 
 
-def _payoff(name: str, config: Config) -> np.ndarray:
+def payoff_of(name: str, config: Config) -> np.ndarray:
     given = config.matrix.payoff
     if name != "custom":
         return np.asarray(PAYOFFS[name], np.float32)
@@ -55,20 +56,20 @@ def _payoff(name: str, config: Config) -> np.ndarray:
     return payoff
 
 
-def matrix_game(name: str, payoff: np.ndarray) -> Env:
-    """payoff [A, ..., A] with one axis per player; reward = payoff[action]."""
+def matrix_game(name: str, payoff: np.ndarray, steps: int = 1) -> Env:
+    """payoff [A, ..., A] with one axis per player; reward = payoff[action], `steps` times."""
     n_agents, n_actions = payoff.ndim, payoff.shape[0]
     table = jnp.asarray(payoff)
     spec = EnvSpec(
         name=name,
         n_agents=n_agents,
         n_actions=n_actions,
-        obs_shape=(2,),
-        state_dim=2,
-        horizon=1,
+        obs_shape=(steps + 1,),
+        state_dim=steps + 1,
+        horizon=steps,
         limit_is_terminal=True,
         one_start=True,
-        max_return=float(payoff.max()),
+        max_return=steps * float(payoff.max()),
     )
 
     def reset(key: jax.Array) -> MatrixState:
@@ -79,13 +80,14 @@ def matrix_game(name: str, payoff: np.ndarray) -> Env:
         reward = table
         for i in range(n_agents):
             reward = jax.nn.one_hot(action[i], n_actions) @ reward.reshape(n_actions, -1)
-        true = jnp.ones((), bool)
-        return MatrixState(state.step + 1), Outcome(reward[0], true, ~true, {})
+        after = MatrixState(state.step + 1)
+        end = after.step >= steps
+        return after, Outcome(reward[0], end, jnp.zeros_like(end), {})
 
     def expand(state: MatrixState) -> TimeStep:
-        onehot = jax.nn.one_hot(state.step, 2)
+        onehot = jax.nn.one_hot(state.step, steps + 1)
         return TimeStep(
-            obs=jnp.broadcast_to(onehot, (n_agents, 2)),
+            obs=jnp.broadcast_to(onehot, (n_agents, steps + 1)),
             state=onehot,
             avail=jnp.ones((n_agents, n_actions), bool),
             alive=jnp.ones((n_agents,), bool),

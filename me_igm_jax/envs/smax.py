@@ -1,14 +1,21 @@
-"""smax/*: JaxMARL's SMAX scenarios against its heuristic enemy.
+"""smax/*: battles of SMAX against its heuristic enemy.
+
+Scenarios: JaxMARL's own; four more SMAC maps (2c_vs_64zg, 3s_vs_3z, MMM, MMM2); and SMACv2's fifteen,
+{protoss, terran, zerg}_{5_vs_5, 10_vs_10, 10_vs_11, 20_vs_20, 20_vs_23}, with SMACv2's teams and start
+positions (smacv2.py), 200 steps, harmless walls, enemy actions hidden, and their own units: the
+colossus's splash, banelings that die of their attack, and medivacs that heal (smax_units.py). A medivac's
+attack slots mean its own team; it heals no other medivac.
 
 What differs from using JaxMARL directly, and why:
   * no reset inside a step: the final instant of an episode is the true one;
   * the win comes from who is alive, not from a reward threshold;
-  * `max_steps` is exact (JaxMARL tests the limit before it counts, so its episodes are one longer);
+  * the step limit is exact (JaxMARL tests the limit before it counts, so its episodes are one longer);
     a time-out is terminal, as in SMACv2;
   * the state is normalised and holds the last actions; JaxMARL's mixes raw positions and type ids.
-The battle itself is `smax_battle.py`; start states are JaxMARL's own. Observations equal JaxMARL's.
-Units of the reward: JaxMARL's (share of the enemy's health taken, plus 1 for a win: 2 at most) times
-`smax.reward_scale`.
+The battle is `smax_battle.py`, the enemy `smax_heuristic.py`. Observations equal JaxMARL's.
+Units of the reward: 20 for a perfect battle. `smax.reward: smax` is JaxMARL's (share of the enemy's
+health taken, plus 1 for a win) times `smax.reward_scale`, `smacv2` is SMACv2's (health, kills, win).
+StarCraft's own AI plays differently: win rates do not compare with SMACv2's, orderings may.
 """
 
 from collections.abc import Sequence
@@ -17,22 +24,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..config import Config
+from ..config import Config, Smax
 from ..types import Env, EnvSpec, Outcome, TimeStep
+from . import smacv2, smax_heuristic, smax_units
 from . import smax_battle as battle
 from .pairs import others
-
-_SCENARIOS = (
-    "3m", "8m", "25m", "2s3z", "3s5z", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m", "3s5z_vs_3s6z",
-    "3s_vs_5z", "6h_vs_8z", "smacv2_5_units", "smacv2_10_units", "smacv2_20_units",
-)  # fmt: skip
 
 NEVER = 255  # no action yet
 
 
 class SmaxState(NamedTuple):
     units: battle.Units  # JaxMARL's own State
-    enemy: battle.EnemyMemory
+    enemy: smax_heuristic.Memory
     last_action: jax.Array  # [U] int, NEVER before the first step
     step: jax.Array  # [] int
 
@@ -61,22 +64,29 @@ class Seen(NamedTuple):
 
 
 def names() -> Sequence[str]:
-    return _SCENARIOS  # spelled out: importing JaxMARL costs seconds; a test compares them
+    return smax_units.scenario_names()
 
 
 def make(name: str, config: Config) -> Env:
     """The scenario `name` with the options in config.smax."""
-    options = config.smax
-    sim = battle.simulator(
-        scenario=name,
-        see_enemy_actions=options.see_enemy_actions,
-        walls_cause_death=options.walls_cause_death,
+    given, options = smax_units.OWN_SCENARIOS.get(name), config.smax
+    jaxmarls = given is None
+
+    def default(value, otherwise):
+        return otherwise if value is None else value
+
+    sim = smax_units.simulator(
+        name,
+        see_enemy_actions=default(options.see_enemy_actions, jaxmarls),
+        walls_cause_death=default(options.walls_cause_death, jaxmarls),
     )
-    return smax_env(f"smax/{name}", sim, options.reward_scale, options.max_steps)
+    max_steps = default(options.max_steps, 100 if given is None else given.max_steps)
+    return smax_env(f"smax/{name}", sim, options, max_steps, drawn=name in smax_units.SMACV2)
 
 
-def smax_env(name: str, sim, reward_scale: float, max_steps: int) -> Env:
-    """The battle that `sim` (a JaxMARL SMAX) describes, fought against the heuristic enemy."""
+def smax_env(name: str, sim, options: Smax, max_steps: int, drawn: bool = False) -> Env:
+    """The battle that `sim` (a JaxMARL SMAX) describes, fought against the heuristic enemy; `drawn`:
+    with teams and start positions drawn by SMACv2's rules."""
     n, units = sim.num_allies, sim.num_agents
     spec = EnvSpec(
         name=name,
@@ -87,18 +97,20 @@ def smax_env(name: str, sim, reward_scale: float, max_steps: int) -> Env:
         horizon=max_steps,
         limit_is_terminal=True,
         stats=("won",),
-        max_return=2.0 * reward_scale,
+        max_return=20.0 if options.reward == "smacv2" else 2.0 * options.reward_scale,
     )
 
     def reset(key: jax.Array) -> SmaxState:
         _, start = sim.reset(key)
-        memory = battle.first_memory(sim, start)
+        if drawn:
+            start = smacv2.muster(sim, start, key)
+        memory = smax_heuristic.first_memory(sim, smax_heuristic.teams(sim, start)[1])
         return SmaxState(start, memory, jnp.full((units,), NEVER), jnp.zeros((), jnp.int32))
 
     def step(key: jax.Array, state: SmaxState, action: jax.Array):
         enemy_key, battle_key = jax.random.split(key)
         u = jax.random.uniform(enemy_key, (sim.num_enemies,))
-        enemy_action, memory = battle.enemy_policy(sim, state.units, state.enemy, u)
+        enemy_action, memory = smax_heuristic.enemy_policy(sim, state.units, state.enemy, u)
         shape = (sim.world_steps_per_env_step, units)
         jitter = jax.random.uniform(battle_key, shape, minval=-1.0, maxval=2.0) * sim.time_per_step
         actions = jnp.concatenate([action, enemy_action])
@@ -107,7 +119,10 @@ def smax_env(name: str, sim, reward_scale: float, max_steps: int) -> Env:
         ally, enemy = after.unit_alive[:n].any(), after.unit_alive[n:].any()
         won = ally & ~enemy
         terminal = ~ally | ~enemy | (now >= max_steps)
-        reward = reward_scale * (battle.damage_share(sim, state.units, after) + won)
+        if options.reward == "smacv2":
+            reward = battle.smacv2_reward(sim, state.units, after, won)
+        else:
+            reward = options.reward_scale * (battle.damage_share(sim, state.units, after) + won)
         outcome = Outcome(reward, terminal, jnp.zeros_like(terminal), {"won": won.astype(float)})
         return SmaxState(after, memory, actions, now), outcome
 
@@ -194,11 +209,19 @@ def team_obs(sim, s: Seen | battle.Units) -> jax.Array:
 
 
 def team_avail(sim, s: battle.Units) -> jax.Array:
-    """The allies' available actions: 4 moves (alive), stop (always), attack j (alive and in range)."""
+    """The allies' available actions: 4 moves (alive), stop (always), attack j (alive and in range);
+    for healers, heal ally j instead."""
     n = sim.num_allies
+    types = s.unit_types
     _, distance, both = _relative(sim, s)
-    reach = sim.unit_type_attack_ranges[s.unit_types[:n]][:, None]
-    attack = ((distance < reach) & both)[:, n:]
+    reach = sim.unit_type_attack_ranges[types[:n]][:, None]
+    in_range = (distance < reach) & both
+    attack = in_range[:, n:]
+    if sim.specials is not None:
+        heals = sim.specials.heals[types] > 0
+        attack &= sim.specials.can_hit[types[:n, None], types[None, n:]]
+        heal = jnp.pad(in_range[:, :n] & ~heals[:n], ((0, 0), (0, sim.num_enemies - n)))
+        attack = jnp.where(heals[:n, None], heal, attack)
     move = jnp.broadcast_to(s.unit_alive[:n, None], (n, sim.num_movement_actions - 1))
     return jnp.concatenate([move, jnp.ones((n, 1), bool), attack], axis=-1)
 

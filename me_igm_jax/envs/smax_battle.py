@@ -1,111 +1,26 @@
-"""SMAX's battle and its heuristic enemy, step for step JaxMARL's, written without scatters.
+"""SMAX's battle, step for step JaxMARL's, written without scatters; plus splash, suicide and healing.
 
-Why not call JaxMARL's: its world step draws three layers of keys for one number per unit, scatters
-damage unit by unit, and its enemy reads 2N full observations that it takes apart again. The same
-arithmetic as whole-array operations takes half the time on a CPU. `tests/test_smax.py` compares the
-two, state by state, on the same random numbers.
+Why not call JaxMARL's: its world step draws three layers of keys for one number per unit and scatters
+damage unit by unit. The same arithmetic as whole-array operations takes half the time on a CPU.
+`tests/test_smax.py` compares the two, state by state, on the same random numbers. What a scenario's
+`sim.specials` adds (smax_units.py) is left out of the program where it is None.
 
 Shapes: U = N allies + M enemies, allies first. `sim` holds the constants (JaxMARL's SMAX object).
 """
 
-import contextlib
-import io
-import sys
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from .smax_units import SECONDS_PER_HEALTH, SPARE_ENERGY
+
 Units = Any  # jaxmarl.environments.smax.smax_env.State
-
-
-class EnemyMemory(NamedTuple):
-    default_target: jax.Array  # [M, 2] where to go while no ally is in sight
-    last_attacked: jax.Array  # [M] int, index into the allies in reverse order; -1 for none
-
-
-def simulator(scenario: str, **options):
-    """JaxMARL's SMAX without the observations that its `reset` computes and we never read."""
-    simulator_class, scenarios = _jaxmarl()
-    return simulator_class(scenario=scenarios[scenario], **options)
-
-
-@cache
-def _jaxmarl():
-    with _quiet():
-        from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO, SMAX
-
-    class Simulator(SMAX):
-        def get_obs(self, state):
-            return {}
-
-        def get_world_state(self, state):
-            return jnp.zeros(())
-
-    return Simulator, MAP_NAME_TO_SCENARIO
-
-
-@contextlib.contextmanager
-def _quiet():
-    """JaxMARL prints while it is imported, and puts sys.stdout back to the terminal behind it."""
-    names = ("stdout", "stderr", "__stdout__", "__stderr__")
-    saved = {name: getattr(sys, name) for name in names}
-    sys.stdout = sys.__stdout__ = io.StringIO()
-    try:
-        yield
-    finally:
-        for name, stream in saved.items():
-            setattr(sys, name, stream)
 
 
 def norm(x: jax.Array) -> jax.Array:
     """Length of 2-vectors, [..., 2] -> [...]."""
     return jnp.sqrt(x[..., 0] ** 2 + x[..., 1] ** 2)
-
-
-def first_memory(sim, s: Units) -> EnemyMemory:
-    """Each enemy heads for the point opposite to where it starts."""
-    centre = jnp.array([sim.map_width / 2, sim.map_height / 2])
-    target = centre - (s.unit_positions[sim.num_allies :] - centre)
-    return EnemyMemory(target, jnp.full((sim.num_enemies,), -1))
-
-
-def enemy_policy(sim, s: Units, memory: EnemyMemory, u: jax.Array):
-    """JaxMARL's heuristic ("closest"): keep shooting the same ally, else shoot the closest in range,
-    else walk towards a random visible ally, else towards the default target.
-
-    u [M] uniform in [0, 1) picks the ally to walk to. Returns (action [M] int, memory).
-    """
-    n, moves = sim.num_allies, sim.num_movement_actions
-    allies, alive = s.unit_positions[:n][::-1], s.unit_alive[:n][::-1]
-    own, own_alive, types = s.unit_positions[n:], s.unit_alive[n:], s.unit_types[n:]
-    sight = sim.unit_type_sight_ranges[types][:, None]
-    reach = sim.unit_type_attack_ranges[types][:, None]
-
-    offset = allies[None] - own[:, None]  # [M, N, 2]
-    visible = (norm(offset) < sight) & alive[None] & own_alive[:, None]
-    offset = offset / sight[..., None] * sight[..., None]  # as it comes out of the observation
-    distance = norm(offset)
-    shootable = (distance < reach) & visible
-
-    farthest = jnp.hypot(sim.map_width, sim.map_height)
-    closest = jnp.argmin(jnp.where(shootable, distance, farthest), axis=-1)
-    last = jax.nn.one_hot(memory.last_attacked, n, dtype=bool)  # all False for -1
-    attacked = jnp.where((last & shootable).any(-1), memory.last_attacked, closest)
-    can_shoot = shootable.any(-1)
-    memory = memory._replace(last_attacked=jnp.where(can_shoot, attacked, -1))
-
-    count = jnp.maximum(visible.sum(-1, keepdims=True), 1)
-    cumulative = jnp.cumsum(visible / count, axis=-1)
-    draw = cumulative[:, -1:] * (1 - u[:, None])
-    picked = jax.nn.one_hot((cumulative < draw).sum(-1), n)
-    chased = (picked[..., None] * jnp.where(visible[..., None], offset, 0.0)).sum(1)
-    to_target = jnp.where(visible.any(-1, keepdims=True), chased, memory.default_target - own)
-    # north, east, south, west
-    x, y = to_target[:, 0], to_target[:, 1]
-    move = jnp.argmax(jnp.stack([y, x, -y, -x], axis=-1), axis=-1)
-    return jnp.where(can_shoot, attacked + moves, move), memory
 
 
 def fight(sim, s: Units, action: jax.Array, jitter: jax.Array) -> Units:
@@ -121,19 +36,42 @@ def fight(sim, s: Units, action: jax.Array, jitter: jax.Array) -> Units:
     touching = radius[:, None] + radius[None, :]
     size = jnp.array([sim.map_width, sim.map_height], jnp.float32)
 
-    move, target = decode(sim, action)
+    special = sim.specials
+    heals = None if special is None else special.heals[types]
+    move, target = decode(sim, action, heals)
     attacks = target != jnp.arange(units)
     at = jax.nn.one_hot(target, units)  # [U, U]
+    if special is not None:
+        enemy = jnp.arange(units) >= sim.num_allies
+        opposing = enemy[:, None] != enemy[None]
+        can_hit = special.can_hit[types[:, None], types[None]]
+        splash, full_health = special.splash[types], sim.unit_type_health[types]
 
     def world_step(carry, jitter):
         position, alive, health, cooldown = carry
         target_position = (at[..., None] * position[None]).sum(1)
         in_range = norm(position - target_position) < reach
         target_alive = (at * alive[None]).sum(1) > 0
-        fires = attacks & in_range & alive & target_alive & (cooldown <= 0.0)
-        damage = (jnp.where(fires, attack, 0.0)[:, None] * at).sum(0)
+        acts = attacks & in_range & alive & target_alive
+        fires = acts & (cooldown <= 0.0)
+        if special is not None:
+            fires &= (at * can_hit).sum(1) > 0
+            around = norm(position[None] - target_position[:, None]) < splash[:, None]
+            hit = jnp.maximum(at, around & opposing & alive[None] & can_hit)
+        else:
+            hit = at
+        damage = (jnp.where(fires, attack, 0.0)[:, None] * hit).sum(0)
         health = jnp.maximum(health - damage, 0.0)
         cooldown = cooldown + jnp.where(fires, full_cooldown + jitter - cooldown, -dt)
+        if special is not None:
+            health = jnp.where(fires & special.dies_of_attack[types], 0.0, health)
+            # A healer's cooldown is its spent energy in seconds (smax_units.py).
+            wounded = (at * (health < full_health)[None]).sum(1) > 0
+            mends = acts & wounded & (cooldown < full_cooldown)
+            given = jnp.where(mends, special.heals[types] * dt, 0.0)
+            restored = jnp.minimum(health + (given[:, None] * at).sum(0), full_health)
+            health = jnp.where(health > 0, restored, health)
+            cooldown = jnp.maximum(cooldown + given * SECONDS_PER_HEALTH, -SPARE_ENERGY)
         moved = jnp.clip(position + move * speed[:, None] * dt, 0.0, size)
         position = jnp.where(alive[:, None], moved, position)
         if sim.walls_cause_death:
@@ -161,10 +99,11 @@ def fight(sim, s: Units, action: jax.Array, jitter: jax.Array) -> Units:
     )
 
 
-def decode(sim, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+def decode(sim, action: jax.Array, heals: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Action [U] -> direction [U, 2] and target unit [U] (itself when it does not attack).
 
-    Moves are north, east, south, west; enemies count their targets from the last ally down.
+    Moves are north, east, south, west; enemies count their targets from the last ally down, and units
+    that heal (heals [U] > 0) count their own team.
     """
     n, first = sim.num_allies, sim.num_movement_actions
     directions = jnp.array([[0, 1], [1, 0], [0, -1], [-1, 0], [0, 0]], jnp.float32)
@@ -172,11 +111,26 @@ def decode(sim, action: jax.Array) -> tuple[jax.Array, jax.Array]:
     move = (jax.nn.one_hot(which, first)[..., None] * directions).sum(-2)
     index = jnp.arange(sim.num_agents)
     target = jnp.where(index < n, action - first + n, n - 1 - (action - first))
+    if heals is not None:
+        target = jnp.where(heals > 0, action - first + jnp.where(index < n, 0, n), target)
     return move, jnp.where(action < first, index, target)
 
 
 def damage_share(sim, before: Units, after: Units) -> jax.Array:
-    """Mean over the enemies of the share of full health lost in this step, []."""
+    """Mean over the enemies of the share of full health lost in this step; healing is not charged, []."""
     enemies = slice(sim.num_allies, None)
     lost = (before.unit_health - after.unit_health) / sim.unit_type_health[before.unit_types]
-    return jnp.abs(lost[enemies].sum()) / sim.num_enemies
+    return jnp.maximum(lost[enemies].sum(), 0.0) / sim.num_enemies
+
+
+def smacv2_reward(sim, before: Units, after: Units, won: jax.Array) -> jax.Array:
+    """SMACv2's: health taken, 10 per kill and 200 for the win, scaled so that the best return is 20.
+
+    SMACv2 scales by the first episode's enemy team for ever; here each episode's own team counts.
+    """
+    enemies = slice(sim.num_allies, None)
+    taken = (before.unit_health - after.unit_health)[enemies].sum()
+    kills = (before.unit_alive & ~after.unit_alive)[enemies].sum()
+    full = sim.unit_type_health[before.unit_types][enemies].sum()
+    gained = jnp.maximum(taken + 10.0 * kills, 0.0) + 200.0 * won
+    return 20.0 * gained / (full + 10.0 * sim.num_enemies + 200.0)

@@ -1,0 +1,92 @@
+"""SMACv2's rules for teams and start positions (`distributions.py` of oxwhirl/smacv2) on SMAX's map.
+
+Teams: independent draws, .45 / .45 / .10, again while all members are of the exception type; the enemy
+team is a copy, surplus enemies are drawn by the same rule. Positions: reflected with probability .5, else
+the allies at the centre, surrounded. SMACv2 puts units exactly on top of each other there and StarCraft
+separates them; here they start up to half a unit apart. Allies are sorted by (type, x, y), as in SMACv2.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from .smax_battle import Units
+
+WEIGHTS = (0.45, 0.45, 0.10)
+EXCEPTIONS = ("medivac", "baneling")  # a team of nothing else is drawn again
+SIZE = 32.0
+CORNERS = jnp.array([[0.0, 0.0], [0.0, SIZE], [SIZE, 0.0], [SIZE, SIZE]])
+JITTER = 0.5
+
+
+def muster(sim, start: Units, key: jax.Array) -> Units:
+    """`start` with types, health and positions drawn by SMACv2's rules."""
+    types, positions = draw_battle(key, sim.unit_type_names, sim.num_allies, sim.num_enemies)
+    health = sim.unit_type_health[types]
+    start = start.replace(unit_types=types, unit_positions=positions, unit_health=health)
+    return sim._push_units_away(start)
+
+
+def draw_battle(key: jax.Array, names, n: int, m: int) -> tuple[jax.Array, jax.Array]:
+    """Types [n + m] and positions [n + m, 2], the allies sorted by (type name, x, y)."""
+    team_key, place_key = jax.random.split(key)
+    types = draw_types(team_key, names, n, m)
+    positions = draw_positions(place_key, n, m)
+    rank = jnp.array([sorted(names).index(name) for name in names])
+    order = jnp.lexsort((positions[:n, 1], positions[:n, 0], rank[types[:n]]))
+    order = jnp.concatenate([order, jnp.arange(n, n + m)])
+    return types[order], positions[order]
+
+
+def draw_types(key: jax.Array, names, n: int, m: int) -> jax.Array:
+    """Types of n allies and m >= n enemies, [n + m] uint8."""
+    ally_key, surplus_key = jax.random.split(key)
+    team = draw_team(ally_key, names, n)
+    parts = [team, team] if n == m else [team, team, draw_team(surplus_key, names, m - n)]
+    return jnp.concatenate(parts)
+
+
+def draw_team(key: jax.Array, names, size: int) -> jax.Array:
+    """`size` independent draws, repeated while all are exceptions, [size] uint8."""
+    exception = jnp.array([name in EXCEPTIONS for name in names])
+    logits = jnp.log(jnp.array(WEIGHTS))
+
+    def draw(key):
+        return jax.random.categorical(key, logits, shape=(size,)).astype(jnp.uint8)
+
+    def again(loop):
+        key, _ = jax.random.split(loop[0])
+        return key, draw(key)
+
+    return jax.lax.while_loop(lambda loop: exception[loop[1]].all(), again, (key, draw(key)))[1]
+
+
+def draw_positions(key: jax.Array, n: int, m: int) -> jax.Array:
+    """Start positions [n + m, 2]: reflected or surrounded, each with probability one half."""
+    which_key, reflect_key, surround_key = jax.random.split(key, 3)
+    reflected = jax.random.bernoulli(which_key)
+    return jnp.where(reflected, reflect(reflect_key, n, m), surround(surround_key, n, m))
+
+
+def reflect(key: jax.Array, n: int, m: int) -> jax.Array:
+    """Allies anywhere in x <= 15, the enemies mirrored; surplus enemies anywhere in x >= 16."""
+    ally_key, surplus_key = jax.random.split(key)
+    allies = jax.random.uniform(ally_key, (n, 2)) * jnp.array([SIZE / 2 - 1, SIZE])
+    mirrored = allies.at[:, 0].set(SIZE - allies[:, 0])
+    surplus = jax.random.uniform(surplus_key, (m - n, 2)) * jnp.array([SIZE / 2, SIZE])
+    return jnp.concatenate([allies, mirrored, surplus + jnp.array([SIZE / 2, 0.0])])
+
+
+def surround(key: jax.Array, n: int, m: int) -> jax.Array:
+    """Allies at the centre; enemies in 1 to 4 groups, each somewhere on a diagonal of its own."""
+    count_key, member_key, corner_key, where_key, jitter_key = jax.random.split(key, 5)
+    groups = jax.random.randint(count_key, (), 1, 5)
+    member = jax.random.randint(member_key, (m,), 0, groups)
+    corner = jax.random.permutation(corner_key, CORNERS)
+    centre = jnp.full((2,), SIZE / 2)
+    inner = centre + 2 * jnp.sign(corner - centre)
+    t = jax.random.uniform(where_key, (4, 1))
+    # Kept off the border by the jitter: clipped afterwards, two units could coincide for ever.
+    place = jnp.clip(t * inner + (1 - t) * corner, JITTER, SIZE - JITTER)[member]
+    jitter = JITTER * jax.random.uniform(jitter_key, (n + m, 2), minval=-1.0, maxval=1.0)
+    together = jnp.concatenate([jnp.broadcast_to(centre, (n, 2)), place])
+    return together + jitter
