@@ -19,6 +19,7 @@ _COMMANDS = {
     "sweep": "train a grid of hyperparameters times seeds in one program (--grid hypers.lr=1e-4,5e-4)",
     "eval": "evaluate a finished run's greedy policies on fresh episodes",
     "plot": "draw learning curves of one or more runs",
+    "render": "one episode of a run's greedy team, or of a random team (--env), as a GIF",
     "list": "list presets and environments",
 }
 
@@ -26,7 +27,14 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Bad input is one line on stderr and exit status 2."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": train, "sweep": sweep, "eval": evaluate, "plot": plot, "list": show}
+    commands = {
+        "train": train,
+        "sweep": sweep,
+        "eval": evaluate,
+        "plot": plot,
+        "render": render,
+        "list": show,
+    }
     if not args or args[0] in ("-h", "--help"):
         print("usage: me-igm COMMAND [options]      (me-igm COMMAND --help for its options)\n")
         print("\n".join(f"  {name:6} {what}" for name, what in _COMMANDS.items()))
@@ -118,6 +126,27 @@ def plot(args: list[str]) -> None:
     from .plots import plot as draw
 
     print(draw(options.runs, options.metric, options.out))
+
+
+def render(args: list[str]) -> None:
+    """me-igm render DIR | --env E [--out FILE.gif] [--member K] [--seed K]"""
+    parser = _Parser(prog="me-igm render", description=_COMMANDS["render"])
+    parser.add_argument("run", type=Path, nargs="?", help="run directory; its greedy team plays")
+    parser.add_argument("--env", help="an environment; a random team plays")
+    parser.add_argument("--out", type=Path, default=Path("episode.gif"), help="file to write")
+    parser.add_argument("--member", type=int, default=0, help="which of the run: point * seeds + seed")
+    parser.add_argument("--seed", type=int, default=1, help="key of the episode")
+    options = parser.parse_args(args)
+    if (options.run is None) == (options.env is None):
+        raise ConfigError("me-igm render: needs either a run directory or --env")
+    if options.out.suffix != ".gif" or not options.out.parent.is_dir():
+        raise ConfigError(f"--out {options.out}: must end in .gif, in a directory that exists")
+    from .render import render_random, render_run
+
+    if options.run is not None:
+        print(render_run(options.run, options.out, options.member, options.seed))
+    else:
+        print(render_random(load(env=options.env), options.out, options.seed))
 
 
 def show(args: list[str]) -> None:
