@@ -1,6 +1,6 @@
 """The learning curves that the README and the notes quote, against environment steps and seconds.
 
-    python benchmarks/learning.py smacv2_5_units
+    python benchmarks/learning.py smax_smacv2_5_units
 
 Every row is one `me-igm train` in a process of its own, all its seeds in one program; the rows of a suite
 run one after the other. Writes results/<suite>.json after each row.
@@ -35,9 +35,13 @@ SUITES = {
         "stream": f"--preset me_qmix {SHORT}",
         "episodes": f"--preset me_qmix {SHORT} {WHOLE}",
     },
-    "mpe_spread": {
-        preset: f"--preset {preset} --env mpe/spread --run.seeds 2" for preset in ("qmix", "me_qmix")
-    },
+} | {
+    suite: {preset: f"--preset {preset} {options}" for preset in ("qmix", "me_qmix")}
+    for suite, options in {
+        "mpe_spread": "--env mpe/spread --run.seeds 2",
+        "overcooked_cramped_room": "--env overcooked/cramped_room --run.seeds 2",
+        "smax_zerg_5_vs_5": "--env smax/zerg_5_vs_5 --run.seeds 2 --run.total-steps 400000 --run.evals 8",
+    }.items()
 }
 
 

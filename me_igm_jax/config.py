@@ -55,14 +55,16 @@ class Hypers:
     shaping_steps: float = 1_000_000.0
     """Environment steps over which that weight falls linearly to zero."""
     optimistic_weight: float = 0.1
-    """Weight of over-estimated values under optimistic weighting; 1 is no weighting."""
+    """Weighted QMIX's lower weight: of over-estimates or of poor joint actions; 1 is no weighting."""
+    nopt_weight: float = 0.1
+    """Weight of QTRAN's constraint on all joint actions beside that on the greedy one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Algo:
     """The parts that a value-decomposition learner is composed of."""
 
-    mixer: Literal["vdn", "qmix", "qplex"] = "qmix"
+    mixer: Literal["vdn", "qmix", "qplex", "qatten", "vdn_s"] = "qmix"
     """How utilities become Q_tot."""
     local: Literal["identity", "residual"] = "identity"
     """Order-preserving g_i applied to the utilities before mixing (Soft-QMIX: residual)."""
@@ -74,14 +76,16 @@ class Algo:
     """Fixed, annealed over hypers.alpha_steps, or learned on log alpha by SGD or Adam."""
     entropy: Literal["sample", "exact", "none"] = "sample"
     """Entropy bonus of a softmax policy's target: -log pi of the sampled action, exact, or none."""
-    weighting: Literal["uniform", "optimistic", "soft_qmix"] = "uniform"
-    """TD weights: 1; hypers.optimistic_weight where Q_tot over-estimates; the released Soft-QMIX's."""
+    fit: Literal["td", "qtran"] = "td"
+    """What Q_tot is fitted to: the TD target, or the central critic under QTRAN's two constraints."""
+    weighting: Literal["uniform", "optimistic", "centrally", "soft_qmix"] = "uniform"
+    """TD weights: 1; Weighted QMIX's, optimistic or central; those of the released Soft-QMIX."""
     central_critic: bool = False
-    """Bootstrap from an unrestricted central critic (Weighted QMIX) instead of from Q_tot."""
+    """Bootstrap from an unrestricted central critic (Weighted QMIX, QTRAN) instead of from Q_tot."""
     target_interval: int = 200
     """Episodes between two refreshes of the target networks."""
     mixing_embed: int = 32
-    """Width of QMIX's mixing layer."""
+    """Width of QMIX's mixing layer, and of Qatten's queries and keys."""
     hyper_embed: int = 64
     """Hidden width of every hyper-network."""
     opt_layers: int = 1
@@ -94,6 +98,8 @@ class Algo:
     """Attention heads (kernels) of QPLEX's lambda network."""
     qplex_layers: int = 2
     """Layers of QPLEX's key, agent and action extractors."""
+    qatten_heads: int = 4
+    """Attention heads of Qatten."""
     central_embed: int = 256
     """Hidden width of the central critic's mixing network."""
 
@@ -224,7 +230,7 @@ class Overcooked:
     """Options of the overcooked/* environments."""
 
     horizon: int = 400
-    """Steps of every episode; its end is terminal."""
+    """Steps of every episode; its end is terminal. Streamed sequences must be as long to see all of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,31 +288,29 @@ def validate(config: Config) -> Config:
         if not ok:
             raise ConfigError(f"{key}={value}: {rule}")
 
-    for key, low in {
-        "run.seeds": 1, "run.total_steps": 1, "run.evals": 1, "run.eval_episodes": 1,
-        "run.final_eval_episodes": 1, "run.checkpoint_every": 0, "run.seed": 0,
-        "collect.envs": 1, "collect.length": 1, "collect.fresh_starts": 1,
-        "collect.episodes_per_update": 1, "collect.transitions_per_update": 1,
-        "replay.capacity": 1, "replay.batch": 1, "net.hidden": 1, "net.layers": 1,
-        "algo.target_interval": 1, "algo.mixing_embed": 1, "algo.hyper_embed": 1,
-        "algo.opt_embed": 1, "algo.mlp_embed": 1, "algo.qplex_heads": 1, "algo.qplex_layers": 1,
-        "algo.central_embed": 1, "matrix.steps": 1, "overcooked.horizon": 1, "smax.max_steps": 1,
-        "jaxmarl.max_steps": 1, "run.seeds_per_batch": 1,
-    }.items():  # fmt: skip
-        section, field = key.split(".")
-        value = getattr(getattr(config, section), field)
-        check(value is None or value >= low, key, value, f"must be at least {low}")
+    for section in ("algo", "net", "collect", "replay", "run", "matrix", "smax", "overcooked", "jaxmarl"):
+        for field, value in vars(getattr(config, section)).items():
+            low = 0 if field in ("seed", "checkpoint_every") else 1
+            ok = type(value) is not int or value >= low
+            check(ok, f"{section}.{field}", value, f"must be at least {low}")
     for key in ("gamma", "td_lambda", "tau", "eps_start", "eps_end", "optimistic_weight", "lr_decay"):
         value = getattr(config.hypers, key)
         check(0 <= value <= 1, f"hypers.{key}", value, "must lie in [0, 1]")
     for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps",
-        "shaping_steps",
+        "shaping_steps", "nopt_weight",
     ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(value > 0, f"hypers.{key}", value, "must be positive")
 
-    c, r = config.collect, config.replay
-    check(config.algo.opt_layers in (1, 2), "algo.opt_layers", config.algo.opt_layers, "is 1 or 2")
+    a, c, r = config.algo, config.collect, config.replay
+    for ok, field, rule in (
+        (a.opt_layers in (1, 2), "opt_layers", "is 1 or 2"),
+        (a.transform == "identity" or a.policy == "softmax", "policy", "must be softmax with a transform"),
+        (a.weighting != "centrally" or a.central_critic, "weighting", "needs algo.central_critic=true"),
+        (a.fit == "td" or a.central_critic, "fit", "needs algo.central_critic=true"),
+        (a.fit == "td" or a.weighting == "uniform", "weighting", f"must be uniform with algo.fit={a.fit}"),
+    ):
+        check(ok, f"algo.{field}", getattr(a, field), rule)
     check(
         config.updates_per_iteration >= 1
         and config.updates_per_iteration * config.envs_per_update == c.envs,
@@ -321,9 +325,5 @@ def validate(config: Config) -> Config:
     check(
         1 <= warmup <= r.capacity, "replay.warmup", warmup,
         f"must lie between 1 and replay.capacity={r.capacity}",
-    )  # fmt: skip
-    check(
-        config.algo.transform == "identity" or config.algo.policy == "softmax",
-        "algo.policy", config.algo.policy, "a transform needs the softmax policy",
     )  # fmt: skip
     return config

@@ -11,6 +11,8 @@ all samples share one state (one-shot games).
 Every mixer here satisfies IGM: argmax_u Q_tot = (argmax_a Q_1, ..., argmax_a Q_N).
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,16 @@ class VDN(nn.Module):
     @nn.compact
     def __call__(self, q_taken, q_max, action, state):
         return q_taken.sum(-1)
+
+
+class VDNS(nn.Module):
+    """VDN-S, Q_tot = sum_i Q_i + V(s): the factored value of QTRAN (Son et al. 2019)."""
+
+    hyper: int
+
+    @nn.compact
+    def __call__(self, q_taken, q_max, action, state):
+        return q_taken.sum(-1) + MLP((self.hyper, self.hyper, 1))(state)[..., 0]
 
 
 class QMIX(nn.Module):
@@ -72,17 +84,34 @@ class QPLEX(nn.Module):
         joint = concat(state, action.reshape(*action.shape[:-2], -1))
         hidden = (self.hyper,) * (self.layers - 1)
 
-        # The heads of one branch are one network with a leading head axis.
         def branch(width, x):
-            heads = nn.vmap(
-                MLP, in_axes=None, out_axes=-2,  # pyright: ignore[reportArgumentType]
-                axis_size=self.heads,
-                variable_axes={"params": 0}, split_rngs={"params": True},
-            )  # fmt: skip
-            return heads((*hidden, width))(x)  # [..., K, width]
+            return heads(self.heads, (*hidden, width), x)
 
         key = jnp.abs(branch(1, state)) + 1e-10
         return (key * nn.sigmoid(branch(n, state)) * nn.sigmoid(branch(n, joint))).sum(-2)
+
+
+class Qatten(nn.Module):
+    """Multi-head attention over the agents (Yang et al. 2020), with PyMARL2's weighted heads.
+
+    Q_tot = sum_h |w_h(s)| sum_i a_hi(s) Q_i + c(s), a_h = softmax_i(query_h(s) . key_hi(s) / sqrt(E)).
+    The reference's keys are linear in each agent's own part of the state; not every state has such
+    parts, so here they are linear in all of it.
+    """
+
+    heads: int
+    embed: int
+    hyper: int
+
+    @nn.compact
+    def __call__(self, q_taken, q_max, action, state):
+        n, K, E = q_taken.shape[-1], self.heads, self.embed
+        query = heads(K, (self.hyper, E), state)
+        key = Linear(K * n * E)(state).reshape(*state.shape[:-1], K, n, E)
+        attention = nn.softmax((query[..., None, :] * key).sum(-1) / E**0.5)  # [..., K, N]
+        w = jnp.abs(MLP((self.hyper, K))(state))
+        per_agent = (w[..., None] * attention).sum(-2)
+        return (per_agent * q_taken).sum(-1) + MLP((E, 1))(state)[..., 0]
 
 
 class CentralMixer(nn.Module):
@@ -95,6 +124,15 @@ class CentralMixer(nn.Module):
         e = self.embed
         mixed = MLP((e, e, e, 1))(concat(q_taken, state))
         return (mixed + MLP((e, 1))(state))[..., 0]
+
+
+def heads(count: int, widths: Sequence[int], x: jax.Array) -> jax.Array:
+    """`count` MLPs of one input as a single network with a head axis: [..., D] -> [..., K, widths[-1]]."""
+    stacked = nn.vmap(
+        MLP, in_axes=None, out_axes=-2,  # pyright: ignore[reportArgumentType]
+        axis_size=count, variable_axes={"params": 0}, split_rngs={"params": True},
+    )  # fmt: skip
+    return stacked(widths)(x)
 
 
 def concat(*parts: jax.Array) -> jax.Array:
@@ -110,6 +148,8 @@ def make_mixer(algo: Algo) -> nn.Module:
 
 MIXERS = {
     "vdn": lambda algo: VDN(),
+    "vdn_s": lambda algo: VDNS(algo.hyper_embed),
     "qmix": lambda algo: QMIX(algo.mixing_embed, algo.hyper_embed),
     "qplex": lambda algo: QPLEX(algo.qplex_heads, algo.qplex_layers, algo.hyper_embed),
+    "qatten": lambda algo: Qatten(algo.qatten_heads, algo.mixing_embed, algo.hyper_embed),
 }

@@ -51,8 +51,8 @@ class MLP(nn.Module):
 class Conv(nn.Module):
     """A convolution that keeps the size of the grid (zeros around it), [..., H, W, C] -> [..., H, W, F].
 
-    It is one product with every cell's neighbourhood: under `vmap` over seeds a convolution would become
-    a grouped one, whose gradient took twice as long on a CPU. PyTorch's initialisation.
+    It is one product with every cell's neighbourhood, [..., H, W, size^2 C]: under `vmap` over seeds a
+    convolution becomes a grouped one, whose gradient took nearly twice as long on a CPU.
     """
 
     features: int

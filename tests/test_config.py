@@ -18,7 +18,7 @@ from me_igm_jax.presets import CONFIG_DIR, from_dict, preset_names, to_dict
 
 NAMED = {
     "me_qmix", "me_qplex", "me_vdn", "me_ow_qmix", "soft_qmix", "qmix", "qplex", "vdn",
-    "entropy_qmix", "mlp_qmix", "soft_qmix_released",
+    "entropy_qmix", "mlp_qmix", "soft_qmix_released", "ow_qmix", "cw_qmix", "qatten", "qtran",
 }  # fmt: skip
 
 
@@ -71,6 +71,11 @@ def test_merge_order(tmp_path, monkeypatch):
     ({"replay.capacity": 30}, "multiple"),
     ({"replay.warmup": 10**6}, "replay.capacity"),
     ({"algo.transform": "opt", "algo.policy": "epsilon_greedy"}, "softmax"),
+    ({"algo.qatten_heads": 0}, "algo.qatten_heads=0.*at least 1"),
+    ({"algo.weighting": "centrally"}, "algo.weighting=centrally.*algo.central_critic"),
+    ({"algo.fit": "qtran"}, "algo.fit=qtran.*algo.central_critic"),
+    ({"algo.fit": "qtran", "algo.central_critic": True, "algo.weighting": "optimistic"}, "must be uniform"),
+    ({"hypers.nopt_weight": 0}, "hypers.nopt_weight=0.*positive"),
 ])  # fmt: skip
 def test_mistakes_are_named(overrides, words):
     with pytest.raises(ConfigError, match=words):

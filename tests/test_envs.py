@@ -18,6 +18,7 @@ ENVS = [
     "mpe/spread_hard",
     "probe/clock",
     "jaxmarl/switch_riddle",
+    "overcooked/counter_circuit",
 ]
 
 
@@ -72,7 +73,10 @@ def test_snapshots_give_back_exactly_what_was_seen(env):
     np.testing.assert_array_equal(seen.action, kept.action)
 
 
-@pytest.mark.parametrize("name, share", [("smax/smacv2_5_units", 1 / 8), ("mpe/spread", 1 / 4)])
+@pytest.mark.parametrize(
+    "name, share",
+    [("smax/smacv2_5_units", 1 / 8), ("mpe/spread", 1 / 4), ("overcooked/cramped_room", 1 / 200)],
+)
 def test_snapshots_are_a_fraction_of_the_size(name, share):
     env = make(load("qmix", env=name))
 

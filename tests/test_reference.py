@@ -1,7 +1,8 @@
 """One gradient step of the value family against an independent NumPy oracle in float64.
 
-The oracle follows the equations of the papers (QMIX, VDN, QPLEX, Weighted QMIX, Soft-QMIX, ME-IGM),
-not our code, of which it shares only the names of the parameters and the draw of random actions.
+The oracle follows the equations of the papers (QMIX, VDN, QPLEX, Qatten, Weighted QMIX, QTRAN,
+Soft-QMIX, ME-IGM), not our code, of which it shares only the names of the parameters and the draw of
+random actions.
 """
 
 from operator import itemgetter
@@ -24,10 +25,12 @@ SPEC = EnvSpec("reference", N, A, (OBS,), STATE, horizon=T, limit_is_terminal=Fa
 SMALL = {
     "net.hidden": 8, "net.last_action": True, "algo.hyper_embed": 6, "algo.mixing_embed": 5,
     "algo.opt_embed": 3, "algo.central_embed": 7, "algo.qplex_heads": 2, "hypers.alpha": 0.5,
+    "algo.qatten_heads": 2,
 }  # fmt: skip
 CASES = {
     "qmix": {}, "vdn": {}, "qplex": {}, "me_qmix": {}, "me_qmix 2": {"algo.opt_layers": 2},
     "me_qplex": {}, "soft_qmix": {}, "soft_qmix_released": {}, "me_ow_qmix": {},
+    "ow_qmix": {}, "cw_qmix": {}, "qatten": {}, "qtran": {},
 }  # fmt: skip
 draw = jax.jit(lambda key, pi: sample(key, distrax.Categorical(probs=pi)))
 
@@ -60,10 +63,14 @@ def c(request) -> SimpleNamespace:
     name = request.param
     config = load(name.split()[0], env="probe/clock", **(SMALL | CASES[name]))
     algo, hypers, batch = make_algorithm(config, SPEC), config.hypers, make_batch()
-    learner, other = (jax.jit(algo.init)(jax.random.key(seed), hypers) for seed in (1, 2))
-    # Doubled, or the policies would be all but uniform.
-    params, target = (jax.tree.map(lambda x: 2 * np.array(x), y.params) for y in (learner, other))
-    given = learner._replace(params=params, target=target), jax.tree.map(jnp.asarray, batch)
+    # Random weights in place of initial ones: less to compile, and policies that are not all but uniform.
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(algo.init, jax.random.key(0), hypers)
+    learner = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    params, target = (
+        jax.tree.map(lambda x: np.float32(rng.uniform(-0.7, 0.7, x.shape)), shapes.params) for _ in range(2)
+    )
+    learner = learner._replace(params=params, target=target, log_alpha=jnp.log(hypers.alpha))
+    given = learner, jax.tree.map(jnp.asarray, batch)
     after, metrics = jax.jit(algo.update)(*given, jax.random.key(3), 0, hypers)
     seen = jax.jit(algo.inspect)(*given)
     params, target = jax.tree.map(np.float64, (params, target))
@@ -130,7 +137,18 @@ def mix(algo, params, values, steps, action, advantage=None):
     if algo.mixer == "vdn":
         return q.sum(-1), None
     p = params["mixer"]["params"]
+    if algo.mixer == "vdn_s":
+        return q.sum(-1) + mlp(p["MLP_0"], state)[..., 0], None
     first, second = np.abs(mlp(p["MLP_0"], state)), mlp(p["MLP_1"], state)
+    if algo.mixer == "qatten":
+        keys = linear(p["Linear_0"], state).reshape(*state.shape[:-1], algo.qatten_heads, N, -1)
+        q_tot = second[..., 0]
+        for h in range(algo.qatten_heads):
+            query = mlp(jax.tree.map(itemgetter(h), p["VmapMLP_0"]), state)
+            similarity = np.einsum("tbe,tbne->tbn", query, keys[..., h, :, :]) / np.sqrt(query.shape[-1])
+            attention = np.exp(similarity) / np.exp(similarity).sum(-1, keepdims=True)
+            q_tot = q_tot + first[..., h] * (attention * q).sum(-1)
+        return q_tot, None
     if algo.mixer == "qmix":
         w1 = first.reshape(*q.shape, -1)
         hidden = elu(np.einsum("tbn,tbne->tbe", q, w1) + linear(p["Linear_0"], state))
@@ -147,11 +165,13 @@ def mix(algo, params, values, steps, action, advantage=None):
     return (w * q + v + advantage * (importance - 1)).sum(-1), advantage
 
 
-def central(params, batch, action):
+def central(params, batch, *actions):
     """Weighted QMIX's unrestricted critic: a feed-forward mixer and a state value."""
     p, q = params["central_mixer"]["params"], utilities(params["central_agent"], batch)
-    q, state = chosen(q, action), batch.steps.state[: len(action)]
-    return (mlp(p["MLP_0"], np.concatenate([q, state], -1)) + mlp(p["MLP_1"], state))[..., 0]
+    for action in actions:
+        state = batch.steps.state[: len(action)]
+        joint = np.concatenate([chosen(q, action), state], -1)
+        yield (mlp(p["MLP_0"], joint) + mlp(p["MLP_1"], state))[..., 0]
 
 
 def evaluate(algo, params, batch, held=None):
@@ -164,7 +184,11 @@ def evaluate(algo, params, batch, held=None):
     mapped = algo.transform == "opt"
     logits = opt(params["transform"], held_q, state, algo.opt_layers) if mapped else held_q
     opt_sum = chosen(logits, batch.action).sum(-1)
-    q_hat = central(params, batch, batch.action) if algo.central_critic else None
+    best = held.best if held else np.where(batch.steps.avail, raw, -np.inf).argmax(-1)[:T]
+    if algo.fit == "qtran":
+        q_tot_best, _ = mix(algo, params, q, batch.steps, best)
+    if algo.central_critic:
+        q_hat, q_hat_best = central(params, batch, batch.action, best)
     return SimpleNamespace(**locals())
 
 
@@ -181,7 +205,7 @@ def make_goal(config, now, target, batch, key):
     else:  # double Q-learning
         action, bonus = np.where(avail, now.raw, -np.inf).argmax(-1), np.zeros((T + 1, B))
     if algo.central_critic:
-        value = central(target, batch, action)
+        (value,) = central(target, batch, action)
     else:
         value, _ = mix(algo, target, evaluate(algo, target, batch).q, batch.steps, action)
     q_tot = np.zeros((T, B))
@@ -210,12 +234,20 @@ def losses(config, now, held, target, mask):
     w = norm = np.ones((T, B))
     if config.algo.weighting == "optimistic":
         w = np.where(held.q_tot < target, 1, config.hypers.optimistic_weight)
+    if config.algo.weighting == "centrally":
+        promising = (held.batch.action == held.best).all(-1) | (target > held.q_hat_best)
+        w = np.where(promising, 1, config.hypers.optimistic_weight)
     if config.algo.weighting == "soft_qmix":
         w = norm = np.where((held.q_tot > held.opt_sum) == (held.q_tot < target), 0.5, 1)
     out = {
         "loss_td": (mask * w * (now.q_tot - target) ** 2).sum() / (mask * norm).sum() / 2,
         "loss_opt": (mask * (held.q_tot - now.opt_sum) ** 2).sum() / mask.sum() / 2,
     }
+    if config.algo.fit == "qtran":
+        del out["loss_td"]
+        opt = (now.q_tot_best - held.q_hat_best) ** 2
+        nopt = np.minimum(now.q_tot - held.q_hat, 0) ** 2
+        out["loss_qtran"] = (mask * (opt + config.hypers.nopt_weight * nopt)).sum() / mask.sum() / 2
     if config.algo.central_critic:
         out["loss_central"] = (mask * (now.q_hat - target) ** 2).sum() / mask.sum() / 2
     return out
@@ -238,7 +270,8 @@ def test_losses_and_targets(c):
 def test_gradient_clip_and_adam(c):
     norm = c.metrics["grad_norm"]
     # The clip is seen both at rest and at work.
-    assert (norm < 10) == (c.name in ("vdn", "qplex", "me_qplex"))
+    at_rest = ("vdn", "me_qplex", "me_qmix 2", "ow_qmix", "cw_qmix", "qatten", "qtran")
+    assert (norm < 10) == (c.name in at_rest)
     moments = optax.tree_utils.tree_get(c.after.opt_state, "mu")
     clipped = jax.tree.map(lambda mu: np.float64(mu) / (1 - 0.9), moments)
     size = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(clipped)))

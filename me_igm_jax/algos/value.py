@@ -1,8 +1,8 @@
 """The value family: one learner composed of agent net x local x mixer x transform x policy x temperature.
 
-QMIX, VDN and QPLEX bootstrap from the greedy next action (double Q-learning); the maximum-entropy
-members bootstrap from an action sampled from the current policy and add its entropy. Which member a
-run is, is a choice of parts in `config.algo`; there is no code for any single system.
+QMIX, VDN, QPLEX, Qatten, Weighted QMIX and QTRAN bootstrap from the greedy next action (double
+Q-learning); the maximum-entropy members bootstrap from an action sampled from the current policy and
+add its entropy. Which member a run is, is a choice of parts in `config.algo`.
 """
 
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from ..policies import (
 from ..returns import lambda_return, masked_mean
 from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
+from .losses import JointValues, q_tot_loss
 
 sg = jax.lax.stop_gradient
 
@@ -47,9 +48,11 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     """Build the learner that `config.algo` describes, for environments of shape `spec`.
 
     Losses (ME-IGM Eqs. 8, 9, 11; see docs/algorithms.md for what is taken from paper or code):
-      L(theta) = 1/2 w (Q_tot(s, u) - G)^2          G: `returns.lambda_return`
+      L(theta) = 1/2 w (Q_tot(s, u) - G)^2          G: `returns.lambda_return`, w: `losses.td_weights`
       L(phi)   = 1/2 (sg Q_tot(s, u) - sum_i OPT_i(sg Q_i(u_i), s))^2
       L(omega) = alpha (H(pi) - N H_target)          on log alpha
+      L(psi)   = 1/2 (Q^(s, u) - G)^2                the central critic, if there is one
+    QTRAN's L(theta) is `losses.qtran_loss`.
     """
     algo, net = config.algo, config.net
     soft = algo.policy == "softmax"
@@ -165,41 +168,31 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         )
         return Targets(g, entropy[:T])
 
-    def weights(q_tot, opt_sum, g, hypers: Hypers):
-        """TD weights and what the weighted sum is divided by, both [T, B]."""
-        ones = jnp.ones_like(q_tot)
-        if algo.weighting == "optimistic":  # Weighted QMIX, OW: full weight where under-estimated
-            return jnp.where(q_tot < g, 1.0, hypers.optimistic_weight), ones
-        if algo.weighting == "soft_qmix":  # the released code's rule, not in any paper
-            w = jnp.where((q_tot > opt_sum) == (q_tot < g), 0.5, 1.0)
-            return w, w
-        return ones, ones
-
     def losses(qs, heads: Params, batch: Batch, g: jax.Array, hypers: Hypers):
-        T = len(batch.reward)
+        T, mask, taken = len(batch.reward), batch.mask, batch.action
         state, avail = batch.steps.state[:T], batch.steps.avail[:T]
         q = qs["agent"][:T]
-        q_tot = mix(heads, q, batch.action, state, avail)
+        best = greedy_action(q, avail)
+        q_tot, q_tot_best = (mix(heads, q, u, state, avail) for u in (taken, best))
         logits = policy_logits(heads, sg(q), state)
-        opt_sum = choose(logits, batch.action, avail)[0].sum(-1)
+        opt_sum = choose(logits, taken, avail)[0].sum(-1)
         gap = sg(q_tot) - opt_sum
-        w, norm = weights(sg(q_tot), sg(opt_sum), g, hypers)
-        mask = batch.mask
-        td = 0.5 * (mask * w * jnp.square(q_tot - g)).sum() / jnp.maximum((mask * norm).sum(), 1e-8)
-        opt = 0.5 * masked_mean(jnp.square(gap), mask)
         metrics = {
-            "loss_td": td,
-            "loss_opt": opt,
+            "loss_opt": 0.5 * masked_mean(jnp.square(gap), mask),
             "q_tot": masked_mean(q_tot, mask),
             "target": masked_mean(g, mask),
             "delta_q": masked_mean(jnp.abs(gap), mask),
         }
-        loss = td + opt
+        loss, q_hat, q_hat_best = metrics["loss_opt"], q_tot, q_tot_best
         if algo.central_critic:
-            q_hat = mix_central(heads, qs["central_agent"][:T], batch.action, state, avail)
+            q_central = qs["central_agent"][:T]
+            q_hat, q_hat_best = (mix_central(heads, q_central, u, state, avail) for u in (taken, best))
             metrics["loss_central"] = 0.5 * masked_mean(jnp.square(q_hat - g), mask)
             loss += metrics["loss_central"]
-        return loss, metrics
+        is_best = (taken == best).all(-1)
+        values = JointValues(q_tot, q_tot_best, q_hat, q_hat_best, is_best, opt_sum)
+        fit = q_tot_loss(algo, values, g, mask, hypers)
+        return loss + fit, metrics | {f"loss_{algo.fit}": fit}
 
     def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
         agents, heads = split_params(learner.params)

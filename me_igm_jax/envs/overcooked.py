@@ -5,7 +5,7 @@ where it is delivered. Dynamics and observations are JaxMARL's own code. What is
   * no reset inside a step: an episode is exactly `overcooked.horizon` steps, and that end is terminal, as
     in JaxMARL; an observation tells when fewer than 40 steps are left;
   * the reward is the team's, counted once: 20 for a delivery. `shaping` is the sum of both cooks' shaped
-    rewards: 3 for an onion put into a pot, 3 for a plate taken while a pot waits for one, 5 for a soup taken;
+    rewards: 3 for an onion put into a pot, 3 for a plate taken for a pot in use, 5 for a soup taken out;
   * the cooks start at fixed places but face random ways (JaxMARL without `random_reset`), and nothing else
     is random: deterministic policies play at most 16 different episodes;
   * the central state is both observations, flattened; every action is always available: north, south,
@@ -77,10 +77,13 @@ def overcooked_env(name: str, sim) -> Env:
         limit_is_terminal=True,
         stats=("deliveries",),
     )
-    extract, restore = converters(sim)
+    start = jax.jit(lambda key: sim.reset(key)[1])(jax.random.key(0))
+    extract, restore = converters(sim, start)
+    opening = extract(start)
 
     def reset(key: jax.Array) -> Shift:
-        return Shift(extract(sim.reset(key)[1]), jnp.zeros((), jnp.int32))
+        facing = jax.random.randint(key, (COOKS,), 0, 4).astype(jnp.uint8)
+        return Shift(opening._replace(facing=facing), jnp.zeros((), jnp.int32))
 
     def step(key: jax.Array, shift: Shift, action: jax.Array):
         before = restore(shift.kitchen)
@@ -100,21 +103,19 @@ def overcooked_env(name: str, sim) -> Env:
     return Env(spec, reset, step, expand, compress=lambda shift: shift.kitchen)
 
 
-def converters(sim):
-    """(extract: JaxMARL's State -> Kitchen, restore: its inverse, from the layout of `sim`)."""
+def converters(sim, start):
+    """(extract: JaxMARL's State -> Kitchen, restore: its inverse); what never changes is as in `start`."""
     with quiet():
-        from jaxmarl.environments.overcooked.common import OBJECT_INDEX_TO_VEC, OBJECT_TO_INDEX
-    start = jax.tree.map(np.asarray, jax.jit(sim.reset)(jax.random.key(0))[1])
-    bare, border = start.maze_map.copy(), sim.agent_view_size - 1
+        from jaxmarl.environments.overcooked.common import DIR_TO_VEC, OBJECT_INDEX_TO_VEC, OBJECT_TO_INDEX
+
+    bare, border = np.array(start.maze_map), sim.agent_view_size - 1
     # Places in the map, which has a border around it: (rows, columns).
     inside = np.pad(np.ones((sim.height, sim.width), bool), border)
     counters = np.nonzero(inside & (bare[..., 0] == OBJECT_TO_INDEX["wall"]))
     pots = np.nonzero(bare[..., 0] == OBJECT_TO_INDEX["pot"])
-    cooks = tuple(border + start.agent_pos.T[::-1])
+    cooks = tuple(border + np.asarray(start.agent_pos).T[::-1])
     body = bare[cooks][:, :2]  # object and colour of each cook
     bare[cooks] = OBJECT_INDEX_TO_VEC[OBJECT_TO_INDEX["empty"]]
-    turns = jnp.array([[0, -1], [0, 1], [1, 0], [-1, 0]], jnp.int8)
-    start = jax.tree.map(jnp.asarray, start)
 
     def extract(state) -> Kitchen:
         return Kitchen(
@@ -129,15 +130,15 @@ def converters(sim):
     def restore(kitchen: Kitchen):
         x, y = kitchen.position.astype(jnp.uint32).T
         cooks = jnp.concatenate([body, kitchen.facing[:, None]], axis=-1)
-        map_ = jnp.asarray(bare).at[counters].set(OBJECT_INDEX_TO_VEC[kitchen.counters])
-        map_ = map_.at[(*pots, 2)].set(kitchen.pots).at[y + border, x + border].set(cooks)
+        grid = jnp.asarray(bare).at[counters].set(OBJECT_INDEX_TO_VEC[kitchen.counters])
+        grid = grid.at[(*pots, 2)].set(kitchen.pots).at[y + border, x + border].set(cooks)
         facing = kitchen.facing.astype(jnp.int32)
         return start.replace(
             agent_pos=kitchen.position.astype(jnp.uint32),
-            agent_dir=turns[facing],
+            agent_dir=DIR_TO_VEC[facing],
             agent_dir_idx=facing,
             agent_inv=kitchen.holding.astype(jnp.int32),
-            maze_map=map_,
+            maze_map=grid,
             step=kitchen.step.astype(jnp.int32),
         )
 
