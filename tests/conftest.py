@@ -17,6 +17,14 @@ from me_igm_jax.types import Batch, EnvSpec, TimeStep
 jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/me_igm_jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Each file compiles its own programs; kept for ever, a process would grow to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 SPEC = EnvSpec("test", 3, 4, (5,), 6, horizon=5, limit_is_terminal=False)
 TINY = {"net.hidden": 8, "algo.hyper_embed": 8, "algo.mixing_embed": 4, "algo.central_embed": 8}
 
