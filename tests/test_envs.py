@@ -1,5 +1,7 @@
 """What every environment promises: shapes, availability, ends, and snapshots that lose nothing."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +24,19 @@ ENVS = [
 ]
 
 
-def random_play(env, key, episodes=3, snapshots=False):
-    """A batch of `episodes` whole episodes under uniformly random available actions."""
+@cache
+def player(env, episodes, snapshots):
+    """key -> a batch of whole episodes under uniformly random available actions."""
 
     def act(carry, step, key):
         noise = jax.random.uniform(key, step.avail.shape)
         return carry, jnp.argmax(jnp.where(step.avail, noise, -1.0), axis=-1)
 
-    play = jax.jit(lambda k: rollout.collect_episodes(env, (), act, k, episodes, snapshots=snapshots))
-    return play(key)
+    return jax.jit(lambda k: rollout.collect_episodes(env, (), act, k, episodes, snapshots=snapshots))
+
+
+def random_play(env, key, episodes=3, snapshots=False):
+    return player(env, episodes, snapshots)(key)
 
 
 @pytest.fixture(scope="module", params=ENVS)

@@ -152,7 +152,7 @@ def test_conv_is_a_convolution():
     assert jnp.abs(kernel).max() <= (3 * 3 * 6) ** -0.5  # PyTorch's bound
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("recurrent", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_weight_of_the_cnn_is_reached(recurrent):
     T, B, N, shape = 3, 4, 2, (4, 5, 6)
     agent = Agent(5, 16, 1, recurrent, grid=shape)
@@ -175,7 +175,9 @@ def test_a_cnn_needs_a_grid():
         make_algorithm(config, make(config).spec)
 
 
-@pytest.mark.parametrize("preset, torso", [("me_qmix", "mlp"), ("me_ow_qmix", "cnn")])
+@pytest.mark.parametrize(
+    "preset, torso", [("me_qmix", "mlp"), pytest.param("me_ow_qmix", "cnn", marks=pytest.mark.slow)]
+)
 def test_training_runs(preset, torso):
     """A few updates; of the central agent, too, where there is one."""
     config = load(preset, env="overcooked/cramped_room", **TINY | {

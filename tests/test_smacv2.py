@@ -1,6 +1,7 @@
 """SMACv2's rules on SMAX: who fights, from where, and what colossus, baneling and medivac do."""
 
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ WEIGHTS = np.array(smacv2.WEIGHTS)
 STOP, NORTH, FIRE = 4, 0, 5
 
 
+@cache
 def simulator(name):
     return smax_units.simulator(name, see_enemy_actions=False, walls_cause_death=False)
 
@@ -47,13 +49,17 @@ def fight(sim, s, orders, steps=1):
     action = jnp.full(sim.num_agents, STOP)
     for i, order in orders.items():
         action = action.at[i].set(order)
-    jitter = jnp.zeros((sim.world_steps_per_env_step, sim.num_agents))
+    return holder(sim, steps)(s, action)
 
+
+@cache
+def holder(sim, steps):
     @jax.jit
-    def hold(s):
+    def hold(s, action):
+        jitter = jnp.zeros((sim.world_steps_per_env_step, sim.num_agents))
         return jax.lax.scan(lambda s, _: (battle.fight(sim, s, action, jitter), None), s, length=steps)[0]
 
-    return hold(s)
+    return hold
 
 
 # -- teams ----------------------------------------------------------------------------------------
@@ -207,6 +213,7 @@ def test_medivac_heals_until_its_energy_is_spent():
     assert fight(sim, s, {0: FIRE + 1}, steps=17).unit_health[1] == pytest.approx(125, abs=1e-3)
     # 50 energy restore 150 health, and a little more comes back meanwhile.
     deep = s.replace(unit_health=s.unit_health.at[1].set(1.0))
+    sim = simulator.__wrapped__("terran_5_vs_5")
     sim.unit_type_health = sim.unit_type_health.at[1].set(1000.0)
     healed = fight(sim, deep, {0: FIRE + 1}, steps=100).unit_health[1]
     seconds = 50.0
@@ -260,7 +267,7 @@ def test_a_perfect_battle_returns_twenty(reward):
     """All enemies killed one after the other by allies that nobody shoots at."""
     env = make(load("qmix", env="smax/protoss_5_vs_5", **{"smax.reward": reward}))
     sim = simulator("protoss_5_vs_5")
-    state = env.reset(jax.random.key(0))
+    state = jax.jit(env.reset)(jax.random.key(0))
     before, total = state.units, 0.0
     for unit in range(5, 10):
         after = before.replace(
