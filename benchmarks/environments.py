@@ -22,8 +22,7 @@ import numpy as np
 
 from me_igm_jax import load
 from me_igm_jax.envs import env_names, make
-from me_igm_jax.render import random_actor
-from me_igm_jax.rollout import collect_episodes
+from me_igm_jax.rollout import collect_episodes, random_actor
 from me_igm_jax.types import Env
 
 ROOT = Path(__file__).parent.parent
@@ -33,12 +32,14 @@ SLOTS, ROUNDS = 100, 10
 FAMILIES = ("matrix", "differential", "smax", "overcooked", "mpe", "jaxmarl")
 
 
-def play(env: Env, act, carry) -> tuple[dict, float]:
-    """Per-episode arrays of ROUNDS x SLOTS episodes, and seconds of all rounds but the first."""
+def play(env: Env) -> tuple[dict, float]:
+    """Per-episode arrays of ROUNDS x SLOTS random episodes, and seconds of all rounds but the first."""
+
+    act = random_actor(env.spec)
 
     @jax.jit
     def episodes(key):
-        batch, stats = collect_episodes(env, carry, act, key, SLOTS)
+        batch, stats = collect_episodes(env, (), act, key, SLOTS)
         lowest = jnp.where(batch.mask > 0, batch.reward, jnp.inf).min()
         highest = jnp.where(batch.mask > 0, batch.reward, -jnp.inf).max()
         extent = {"return": batch.reward.sum(0), "length": batch.mask.sum(0)}
@@ -85,7 +86,7 @@ def heuristic_team(name: str) -> dict:
 def measure(name: str) -> dict:
     env = make(load(env=name))
     spec = env.spec
-    found, seconds = play(env, random_actor(spec), ())
+    found, seconds = play(env)
     steps = spec.horizon * SLOTS * (ROUNDS - 1)
     row = {
         "env": name, "agents": spec.n_agents, "actions": spec.n_actions, "horizon": spec.horizon,

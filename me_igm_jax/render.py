@@ -15,7 +15,7 @@ from .config import Config, ConfigError
 from .envs import make
 from .play import load_run
 from .records import read_config
-from .rollout import collect_episodes, greedy_actor
+from .rollout import collect_episodes, greedy_actor, random_actor
 from .types import Env, EnvSpec, TimeStep
 
 ALLY, ENEMY, GREY = "#1f77b4", "#d62728", "#7f7f7f"
@@ -51,20 +51,6 @@ def render_random(config: Config, out: Path, seed: int = 1) -> Path:
     env = make(config)
     frames = play(env, random_actor(env.spec), (), jax.random.key(seed))
     return write(env.spec, config, frames, out)
-
-
-def random_actor(spec: EnvSpec):
-    """Uniform over the available actions, or over the box of continuous ones."""
-
-    def act(carry, step: TimeStep, key: jax.Array):
-        if spec.action_bounds is not None:
-            low, high = spec.action_bounds
-            shape = (len(step.alive), spec.n_agents, spec.action_dim)
-            return carry, jax.random.uniform(key, shape, minval=low, maxval=high)
-        noise = jax.random.uniform(key, step.avail.shape)
-        return carry, jnp.argmax(jnp.where(step.avail, noise, -1.0), axis=-1)
-
-    return act
 
 
 def play(env: Env, act, carry, key: jax.Array) -> list[Frame]:

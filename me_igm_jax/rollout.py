@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .types import Algorithm, Batch, Env, EnvState, Learner, TimeStep
+from .types import Algorithm, Batch, Env, EnvSpec, EnvState, Learner, TimeStep
 
 Act = Callable[[Any, TimeStep, jax.Array], tuple[Any, jax.Array]]  # carry, step, key
 
@@ -129,6 +129,20 @@ def explorer(algo: Algorithm, learner: Learner, env_steps: jax.Array, hypers) ->
 def greedy_actor(algo: Algorithm, learner: Learner) -> Act:
     """`algo.greedy`, which needs no key."""
     return lambda carry, step, key: algo.greedy(learner, carry, step)
+
+
+def random_actor(spec: EnvSpec) -> Act:
+    """Uniform over the available actions, or over the box of continuous ones."""
+
+    def act(carry, step: TimeStep, key: jax.Array):
+        if spec.action_bounds is not None:
+            low, high = spec.action_bounds
+            shape = (len(step.alive), spec.n_agents, spec.action_dim)
+            return carry, jax.random.uniform(key, shape, minval=low, maxval=high)
+        noise = jax.random.uniform(key, step.avail.shape)
+        return carry, jnp.argmax(jnp.where(step.avail, noise, -1.0), axis=-1)
+
+    return act
 
 
 def make_batch(steps: Any, final: Any, first: jax.Array, transitions) -> Batch:

@@ -27,11 +27,7 @@ ENVS = [
 @cache
 def player(env, episodes, snapshots):
     """key -> a batch of whole episodes under uniformly random available actions."""
-
-    def act(carry, step, key):
-        noise = jax.random.uniform(key, step.avail.shape)
-        return carry, jnp.argmax(jnp.where(step.avail, noise, -1.0), axis=-1)
-
+    act = rollout.random_actor(env.spec)
     return jax.jit(lambda k: rollout.collect_episodes(env, (), act, k, episodes, snapshots=snapshots))
 
 

@@ -12,13 +12,14 @@ from me_igm_jax.cli import main
 from me_igm_jax.envs import make
 from me_igm_jax.experiment import run
 from me_igm_jax.presets import load
+from me_igm_jax.rollout import random_actor
 
 OTHERS = ("overcooked/cramped_room", "smax/terran_5_vs_5", "jaxmarl/switch_riddle", "differential/mtq")
 
 
 def test_frames_are_the_episode():
     env = make(load(env="mpe/spread"))
-    frames = render.play(env, render.random_actor(env.spec), (), jax.random.key(0))
+    frames = render.play(env, random_actor(env.spec), (), jax.random.key(0))
     assert [frame.step for frame in frames] == list(range(26))
     assert frames[-1].action is None and frames[0].total == 0
     state = frames[0].snapshot
