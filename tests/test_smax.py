@@ -95,6 +95,19 @@ def test_scenario_names_are_jaxmarls():
     assert set(smax_units.JAXMARL_SCENARIOS) < set(smax.names())
 
 
+def test_unit_numbers_are_jaxmarls():
+    """All but the three types that JaxMARL lacks."""
+    theirs = HeuristicEnemySMAX()
+    columns = {
+        "speed": "velocities", "damage": "attacks", "range": "attack_ranges", "sight": "sight_ranges",
+        "radius": "radiuses", "health": "health", "cooldown": "weapon_cooldowns",
+    }  # fmt: skip
+    assert set(smax_units.UNITS) - set(theirs.unit_type_names) == {"colossus", "baneling", "medivac"}
+    for ours, name in columns.items():
+        values = [getattr(smax_units.UNITS[unit], ours) for unit in theirs.unit_type_names]
+        np.testing.assert_allclose(values, getattr(theirs, f"unit_type_{name}"), rtol=1e-6)
+
+
 def test_time_limit_is_exact_and_terminal():
     config = load("qmix", env="smax/3m", **{"smax.max_steps": 7, "smax.walls_cause_death": False})
     env = smax.make("3m", config)

@@ -19,7 +19,7 @@ JITTER = 0.5
 
 
 def muster(sim, start: Units, key: jax.Array) -> Units:
-    """`start` with types, health and positions drawn by SMACv2's rules."""
+    """`start`, of any battle in `sim`, with types, health and positions drawn by SMACv2's rules."""
     types, positions = draw_battle(key, sim.unit_type_names, sim.num_allies, sim.num_enemies)
     health = sim.unit_type_health[types]
     start = start.replace(unit_types=types, unit_positions=positions, unit_health=health)

@@ -100,10 +100,10 @@ def smax_env(name: str, sim, options: Smax, max_steps: int, drawn: bool = False)
         max_return=20.0 if options.reward == "smacv2" else 2.0 * options.reward_scale,
     )
 
+    blank = sim.reset(jax.random.key(0))[1] if drawn else None
+
     def reset(key: jax.Array) -> SmaxState:
-        _, start = sim.reset(key)
-        if drawn:
-            start = smacv2.muster(sim, start, key)
+        start = smacv2.muster(sim, blank, key) if drawn else sim.reset(key)[1]
         memory = smax_heuristic.first_memory(sim, smax_heuristic.teams(sim, start)[1])
         return SmaxState(start, memory, jnp.full((units,), NEVER), jnp.zeros((), jnp.int32))
 
