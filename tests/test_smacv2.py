@@ -151,7 +151,7 @@ def test_half_of_the_battles_are_surrounded():
 
 @pytest.mark.parametrize("name", ["protoss_5_vs_5", "zerg_20_vs_23", "terran_10_vs_11"])
 def test_no_unit_dies_from_where_it_was_born(name):
-    """JaxMARL's starts reach over its lethal wall: a fifth of its surrounds lose a unit at once."""
+    """JaxMARL's starts reach over its lethal wall."""
     sim, units = simulator(name), starts(name, 300)
     after = jax.jit(jax.vmap(lambda s: fight(sim, s, {})))(units)
     assert after.unit_alive.all()

@@ -2,7 +2,7 @@
 
 Why not call JaxMARL's: its world step draws three layers of keys for one number per unit and scatters
 damage unit by unit. The same arithmetic as whole-array operations takes half the time on a CPU.
-`tests/test_smax.py` compares the two, state by state, on the same random numbers. What a scenario's
+`tests/test_smax.py` compares the two, step by step, on the same random numbers. What a scenario's
 `sim.specials` adds (smax_units.py) is left out of the program where it is None.
 
 Shapes: U = N allies + M enemies, allies first. `sim` holds the constants (JaxMARL's SMAX object).
