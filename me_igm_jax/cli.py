@@ -11,8 +11,9 @@ from pathlib import Path
 
 import tyro
 
-from .config import Config, ConfigError, validate
+from .config import Config, ConfigError
 from .presets import from_dict, load, nearest, preset_names, to_dict
+from .validation import validate
 
 _COMMANDS = {
     "train": "train one preset on one environment, or continue a run (--resume DIR)",

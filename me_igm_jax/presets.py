@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import yaml
 
-from .config import Config, ConfigError, Hypers, validate
+from .config import Config, ConfigError, Hypers
+from .validation import validate
 
 _HERE = Path(__file__).parent
 CONFIG_DIR = next(d for d in (_HERE / "configs", _HERE.parent / "configs") if d.is_dir())

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "me_igm_jax"
 LAYERS = [  # a module may import from its own row and from the rows above
-    {"types", "config"},
+    {"types", "config", "validation"},
     {"presets", "nets", "mixers", "transforms", "policies", "returns", "replay", "stats", "envs"},
     {"algos"},
     {"rollout", "evaluate", "diagnostics", "train"},
