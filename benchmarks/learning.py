@@ -10,6 +10,7 @@ import argparse
 import collections
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,11 @@ SUITES = {
 }
 
 
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def train(arguments: str) -> dict:
     """Run it; its command, machine, seconds, curve (mean over seeds) and final values."""
     main = "from me_igm_jax.cli import main; main()"
@@ -52,9 +58,9 @@ def train(arguments: str) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
         extra = ["--run.dir", str(run), "--run.no-progress"]
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), _children_cpu_seconds()
         subprocess.run([sys.executable, "-c", main, *words, *extra], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - begin
+        seconds, cpu = time.perf_counter() - begin, _children_cpu_seconds() - cpu
         summary = json.loads((run / "summary.json").read_text())
         manifest = json.loads((run / "manifest.json").read_text())
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -70,6 +76,7 @@ def train(arguments: str) -> dict:
         "device": manifest["device"],
         "versions": manifest["versions"],
         "process_seconds": seconds,
+        "cpu_seconds": cpu,
         "final": final,
         "curve": curve,
     } | {k: summary[k] for k in keys}
@@ -89,7 +96,8 @@ def main() -> None:
         metric = "won" if "won" in row["final"] else "return"
         values = row["final"][metric]
         print(
-            f"{name}: {metric} {values['mean']:.3f} {values['per_seed']}, {row['process_seconds']:.0f} s, "
+            f"{name}: {metric} {values['mean']:.3f} {values['per_seed']}, {row['process_seconds']:.0f} s "
+            f"({row['cpu_seconds']:.0f} s of CPU), "
             f"{row['env_steps_per_second']:.0f} steps/s of all seeds",
             flush=True,
         )
