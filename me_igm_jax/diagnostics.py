@@ -18,24 +18,26 @@ def diagnose(algo: Algorithm, learner: Learner, batch: Batch) -> Metrics:
                   lower bound of the IGM gap; 0 for every mixer that satisfies IGM.
     misalignment  mean of max_a Q_i - Q_i(most probable action): the utility lost by acting on the
                   policy's mode; what ME-IGM's order-preserving transformation rules out.
+
+    A learner without such values is measured by neither.
     """
     view = algo.inspect(learner, batch)
-    T = len(batch.reward)
-    avail, alive = batch.steps.avail[:T], batch.steps.alive[:T]
-    gap = jax.nn.relu(view.q_tot - view.q_tot_greedy)
-    mode = jax.nn.one_hot(greedy_action(view.logits, avail), view.q.shape[-1])
-    lost = masked(view.q, avail).max(-1) - (view.q * mode).sum(-1)
-    acting = alive * batch.mask[..., None]
-    return {
-        "igm_gap": masked_mean(gap, batch.mask),
-        "misalignment": masked_mean(lost, acting),
-    }
+    avail, alive = (x[: len(batch.reward)] for x in (batch.steps.avail, batch.steps.alive))
+    metrics = {}
+    if view.q_tot is not None and view.q_tot_greedy is not None:
+        gap = jax.nn.relu(view.q_tot - view.q_tot_greedy)
+        metrics["igm_gap"] = masked_mean(gap, batch.mask)
+    if view.q is not None:
+        mode = jax.nn.one_hot(greedy_action(view.logits, avail), view.q.shape[-1])
+        lost = masked(view.q, avail).max(-1) - (view.q * mode).sum(-1)
+        metrics["misalignment"] = masked_mean(lost, alive * batch.mask[..., None])
+    return metrics
 
 
 class GameTable(NamedTuple):
     """What a learner believes about a one-shot game."""
 
-    q_tot: jax.Array  # [A, ..., A]
+    q_tot: jax.Array | None  # [A, ..., A]; None for a learner without joint values
     probs: jax.Array  # [N, A]
     greedy: jax.Array  # [N]
 
@@ -51,6 +53,6 @@ def game_table(algo: Algorithm, env: Env, learner: Learner) -> GameTable:
     one = jnp.ones((1, B))
     first = jnp.ones((2, B), bool)
     view = algo.inspect(learner, Batch(steps, first, actions, 0 * one, 0 * one, one))
-    greedy = greedy_action(view.q[0, 0], start.avail)
     shape = (spec.n_actions,) * spec.n_agents
-    return GameTable(view.q_tot[0].reshape(shape), view.probs[0, 0], greedy)
+    q_tot = None if view.q_tot is None else view.q_tot[0].reshape(shape)
+    return GameTable(q_tot, view.probs[0, 0], view.greedy[0, 0])

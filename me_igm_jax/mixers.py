@@ -77,18 +77,8 @@ class QPLEX(nn.Module):
         w = jnp.abs(MLP((self.hyper, n))(state)) + 1e-10
         v = MLP((self.hyper, n))(state)
         advantage = jax.lax.stop_gradient(w * (q_taken - q_max))
-        return (w * q_taken + v).sum(-1) + (advantage * (self._lambda(action, state) - 1)).sum(-1)
-
-    def _lambda(self, action, state):
-        n = action.shape[-2]
-        joint = concat(state, action.reshape(*action.shape[:-2], -1))
-        hidden = (self.hyper,) * (self.layers - 1)
-
-        def branch(width, x):
-            return heads(self.heads, (*hidden, width), x)
-
-        key = jnp.abs(branch(1, state)) + 1e-10
-        return (key * nn.sigmoid(branch(n, state)) * nn.sigmoid(branch(n, joint))).sum(-2)
+        weight = importance(self.heads, (self.hyper,) * (self.layers - 1), action, state)
+        return (w * q_taken + v).sum(-1) + (advantage * (weight - 1)).sum(-1)
 
 
 class Qatten(nn.Module):
@@ -105,13 +95,10 @@ class Qatten(nn.Module):
 
     @nn.compact
     def __call__(self, q_taken, q_max, action, state):
-        n, K, E = q_taken.shape[-1], self.heads, self.embed
-        query = heads(K, (self.hyper, E), state)
-        key = Linear(K * n * E)(state).reshape(*state.shape[:-1], K, n, E)
-        attention = nn.softmax((query[..., None, :] * key).sum(-1) / E**0.5)  # [..., K, N]
-        w = jnp.abs(MLP((self.hyper, K))(state))
+        attention = nn.softmax(similarity(self.heads, q_taken.shape[-1], self.hyper, self.embed, state))
+        w = jnp.abs(MLP((self.hyper, self.heads))(state))
         per_agent = (w[..., None] * attention).sum(-2)
-        return (per_agent * q_taken).sum(-1) + MLP((E, 1))(state)[..., 0]
+        return (per_agent * q_taken).sum(-1) + MLP((self.embed, 1))(state)[..., 0]
 
 
 class CentralMixer(nn.Module):
@@ -124,6 +111,25 @@ class CentralMixer(nn.Module):
         e = self.embed
         mixed = MLP((e, e, e, 1))(concat(q_taken, state))
         return (mixed + MLP((e, 1))(state))[..., 0]
+
+
+def importance(count: int, hidden: Sequence[int], action: jax.Array, state: jax.Array) -> jax.Array:
+    """QPLEX's lambda_i(s, u) > 0 with `count` kernels and MLPs of hidden widths `hidden`, [..., N]."""
+    n = action.shape[-2]
+    joint = concat(state, action.reshape(*action.shape[:-2], -1))
+
+    def branch(width, x):
+        return heads(count, (*hidden, width), x)
+
+    key = jnp.abs(branch(1, state)) + 1e-10
+    return (key * nn.sigmoid(branch(n, state)) * nn.sigmoid(branch(n, joint))).sum(-2)
+
+
+def similarity(count: int, n: int, hyper: int, embed: int, state: jax.Array) -> jax.Array:
+    """Qatten's scaled products of queries and the agents' keys, [..., G] -> [..., count, n]."""
+    query = heads(count, (hyper, embed), state)
+    key = Linear(count * n * embed)(state).reshape(*state.shape[:-1], count, n, embed)
+    return (query[..., None, :] * key).sum(-1) / embed**0.5
 
 
 def heads(count: int, widths: Sequence[int], x: jax.Array) -> jax.Array:

@@ -17,9 +17,9 @@ from .config import ConfigError, Net
 from .types import EnvSpec, TimeStep
 
 
-def torch_uniform(fan_in: int) -> Callable:
-    """PyTorch's default initialiser: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    bound = fan_in**-0.5
+def torch_uniform(fan_in: int, scale: float = 1.0) -> Callable:
+    """PyTorch's default initialiser, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), times `scale`."""
+    bound = scale * fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, minval=-bound, maxval=bound
     )
@@ -29,10 +29,11 @@ class Linear(nn.Module):
     """x W + b with PyTorch's initialisation, for W and for b."""
 
     features: int
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = torch_uniform(x.shape[-1])
+        init = torch_uniform(x.shape[-1], self.scale)
         return nn.Dense(self.features, kernel_init=init, bias_init=init)(x)
 
 
@@ -119,33 +120,59 @@ class GRU(nn.Module):
 
 
 class Agent(nn.Module):
-    """The agents' shared network: CNN (optional) - (Linear - ReLU) x layers - GRU (optional) - Linear.
+    """CNN (optional) - (Linear - ReLU) x layers - GRU (optional) - Linear, the same for all agents.
 
-    Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], q [T, B, N, A].
+    Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], [T, B, N, outputs].
     """
 
-    n_actions: int
+    outputs: int
     hidden: int
     layers: int
     recurrent: bool
     grid: tuple[int, ...] | None = None  # shape of the observation, for a CNN
+    layer_norm: bool = False
+    output_scale: float = 1.0
 
     @nn.compact
     def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
-        h = CNN(self.grid, self.hidden)(x) if self.grid else x
+        def normalise(h):
+            return nn.LayerNorm()(h) if self.layer_norm else h
+
+        h = normalise(CNN(self.grid, self.hidden)(x) if self.grid else x)
         for _ in range(self.layers):
-            h = nn.relu(Linear(self.hidden)(h))
+            h = normalise(nn.relu(Linear(self.hidden)(h)))
         if self.recurrent:
             carry, h = GRU(self.hidden)(carry, h, first)
-        return carry, Linear(self.n_actions)(h)
+        return carry, Linear(self.outputs, self.output_scale)(h)
 
 
-def make_agent(net: Net, spec: EnvSpec) -> Agent:
-    """The network that `net` describes; ConfigError if it cannot read the observations of `spec`."""
+class Agents(nn.Module):
+    """As `Agent`, with weights of its own for every agent: parameters have a leading axis N."""
+
+    sizes: tuple  # Agent's fields, in order
+
+    @nn.compact
+    def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
+        each = nn.vmap(
+            Agent, in_axes=(1, 2, None), out_axes=(1, 2),  # pyright: ignore[reportArgumentType]
+            axis_size=x.shape[2], variable_axes={"params": 0}, split_rngs={"params": True},
+        )  # fmt: skip
+        carry, out = each(*self.sizes)(carry[:, :, None], x[:, :, :, None], first)
+        return carry[:, :, 0], out[:, :, :, 0]
+
+
+def make_agent(net: Net, spec: EnvSpec, outputs: int | None = None) -> nn.Module:
+    """The network that `net` describes, with an output per action unless told otherwise.
+
+    Raises ConfigError if it cannot read the observations of `spec`.
+    """
     cnn = net.torso == "cnn"
     if cnn and len(spec.obs_shape) != 3:
         raise ConfigError(f"net.torso=cnn: what {spec.name} shows is no grid; use net.torso=mlp")
-    return Agent(spec.n_actions, net.hidden, net.layers, net.recurrent, spec.obs_shape if cnn else None)
+    outputs = spec.n_actions if outputs is None else outputs
+    grid = spec.obs_shape if cnn else None
+    sizes = (outputs, net.hidden, net.layers, net.recurrent, grid, net.layer_norm, net.output_scale)
+    return Agent(*sizes) if net.shared else Agents(sizes)
 
 
 def agent_inputs(

@@ -132,20 +132,22 @@ def write_summary(
 def game_summary(table, members: slice, program: Program) -> dict:
     """How often the greedy joint action is optimal, and the learned values and policies."""
     env = program.env
-    q, probs, greedy = (np.asarray(x[members]) for x in table)
+    probs, greedy = (np.asarray(x[members]) for x in (table.probs, table.greedy))
     key = jax.random.key(0)
     state = env.reset(key)
     reward = np.asarray(jax.vmap(lambda a: env.step(key, state, a)[1].reward)(greedy))
     optimal = reward >= np.float32((env.spec.max_return or 0.0) / env.spec.horizon)  # of one play
-    found = {"q_table_where_optimal": np.median(q[optimal], 0).tolist()} if optimal.any() else {}
-    return {
+    summary = {
         "optimal_rate": float(optimal.mean()),
         "optimal_interval": list(stats.wilson(int(optimal.sum()), len(optimal))),
-        "q_table": q.mean(0).tolist(),
-        **found,
         "policy": probs.mean(0).tolist(),
-        "additivity_error": additivity_error(q),
     }
+    if table.q_tot is not None:
+        q = np.asarray(table.q_tot[members])
+        summary |= {"q_table": q.mean(0).tolist(), "additivity_error": additivity_error(q)}
+        if optimal.any():
+            summary["q_table_where_optimal"] = np.median(q[optimal], 0).tolist()
+    return summary
 
 
 def additivity_error(q: np.ndarray) -> float:

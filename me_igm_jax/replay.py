@@ -40,6 +40,11 @@ def sample(ring: Batch, key: jax.Array, filled: jax.Array | int, batch: int) -> 
     return unpack(jax.tree.map(lambda r: jnp.take(r, slots, axis=1, mode="clip"), ring))
 
 
+def latest(ring: Batch, position: jax.Array | int, count: int) -> Batch:
+    """The `count` sequences that were written at `position`."""
+    return unpack(jax.tree.map(lambda r: jax.lax.dynamic_slice_in_dim(r, position, count, axis=1), ring))
+
+
 def pack(batch: Batch, dtype: str) -> Batch:
     """`batch` in the types it is stored in; snapshots come in theirs."""
     return batch._replace(

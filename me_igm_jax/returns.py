@@ -1,4 +1,4 @@
-"""Returns: one reverse scan serves every target."""
+"""Returns: what values are fitted to."""
 
 import chex
 import jax
@@ -34,6 +34,31 @@ def lambda_return(
 
     inputs = (reward, discount, mix, value[1:], bonus[1:])
     return jax.lax.scan(backward, value[-1], inputs, reverse=True)[1]
+
+
+def n_step_return(
+    reward: jax.Array,
+    discount: jax.Array,
+    mask: jax.Array,
+    value: jax.Array,
+    gamma: jax.Array | float,
+    n: int,
+) -> jax.Array:
+    """The n-step return G^n, of fewer steps where an episode ends or is cut off.
+
+        G^0_t = V_t,   G^k_t = r_t + gamma d_t [ m_{t+1} G^{k-1}_{t+1} + (1 - m_{t+1}) V_{t+1} ]
+
+    As in `lambda_return` all falls on V_{t+1} where the next transition is not real, and nothing of
+    t+1 enters where d = 0. Shapes: reward, discount, mask [T, ...]; value [T+1, ...] -> [T, ...].
+    """
+    chex.assert_equal_shape([reward, discount, mask, value[1:]])
+    goes_on = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])]) > 0
+
+    def backward(_, g):
+        following = jnp.concatenate([g[1:], g[:1]])  # never read after the last transition
+        return reward + gamma * discount * jnp.where(goes_on, following, value[1:])
+
+    return jax.lax.fori_loop(0, min(n, len(reward)), backward, value[:-1])
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

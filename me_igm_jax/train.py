@@ -71,12 +71,23 @@ def make_program(config: Config) -> Program:
         shaping = linear_schedule(hypers.shaping, 0.0, hypers.shaping_steps, env_steps)
         how = {"shaping": shaping, "snapshots": snapshots}
         if cfg.mode == "episodes":
-            return collect_episodes(env, carry, act, key, cfg.envs, **how)[0]
-        return collect_stream(env, carry, act, key, cfg.envs, cfg.length, cfg.fresh_starts, **how)
+            batch = collect_episodes(env, carry, act, key, cfg.envs, **how)[0]
+        else:
+            batch = collect_stream(env, carry, act, key, cfg.envs, cfg.length, cfg.fresh_starts, **how)
+        return batch._replace(reward=hypers.reward_scale * batch.reward)
 
-    def draw(ring: Batch, key: jax.Array, filled: jax.Array, size: int) -> Batch:
-        """A batch from replay, with what was seen recomputed where snapshots are kept."""
-        batch = replay.sample(ring, key, filled, size)
+    def draw(ring: Batch, i: jax.Array, key: jax.Array, size: int) -> Batch:
+        """What the algorithm learns from after collection i, snapshots expanded to what was seen.
+
+        Fresh data are read back from replay, so that they are rounded as older data are.
+        """
+        parts = []
+        if algo.data != "replay":
+            parts.append(replay.latest(ring, (i % slots) * cfg.envs, cfg.envs))
+        if algo.data != "fresh":
+            filled = jnp.minimum(i + 1, slots) * cfg.envs
+            parts.append(replay.sample(ring, key, filled, size))
+        batch = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *parts)
         return batch._replace(steps=jax.vmap(jax.vmap(env.expand))(batch.steps)) if snapshots else batch
 
     def init(key: jax.Array, hypers: Hypers) -> RunState:
@@ -101,12 +112,11 @@ def make_program(config: Config) -> Program:
     def iteration(state: RunState, i: jax.Array, hypers: Hypers):
         """One collection and its gradient steps."""
         state = gather(state, i, hypers)
-        filled = jnp.minimum(i + 1, slots) * cfg.envs
         keys = jax.random.split(state.key, 1 + config.updates_per_iteration)
 
         def step(learner: Learner, step_key):
             sample_key, update_key = jax.random.split(step_key)
-            batch = draw(state.ring, sample_key, filled, config.replay.batch)
+            batch = draw(state.ring, i, sample_key, config.replay.batch)
             return algo.update(learner, batch, update_key, state.env_steps, hypers)
 
         learner, metrics = jax.lax.scan(step, state.learner, keys[1:])
@@ -125,8 +135,7 @@ def make_program(config: Config) -> Program:
         )
         key, eval_key, sample_key = jax.random.split(state.key, 3)
         state = state._replace(key=key)
-        filled = jnp.minimum(start + iterations, slots) * cfg.envs
-        batch = draw(state.ring, sample_key, filled, min(config.replay.batch, 32))
+        batch = draw(state.ring, start + iterations - 1, sample_key, min(config.replay.batch, 32))
         metrics = (
             summarise(metrics)
             | summarise(evaluate(env, algo, state.learner, eval_key, run.eval_episodes))

@@ -13,7 +13,7 @@ transition is real) and `first` (reset the recurrent carry before reading this i
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -121,25 +121,33 @@ class Learner(NamedTuple):
     """All that is learned, and so all that a policy checkpoint must hold."""
 
     params: Params
-    target: Params
+    target: Params  # target networks, or what else is kept without gradients (running statistics)
     opt_state: Any
-    log_alpha: jax.Array  # [] float, log temperature
+    log_alpha: jax.Array  # [] or, with a temperature for each agent, [N + 1] float
     alpha_opt_state: Any
     updates: jax.Array  # [] int, gradient steps taken
 
 
 class Inspection(NamedTuple):
-    """What a learner believes about a batch: for diagnostics and tables, never for training."""
+    """What a learner believes about a batch: for diagnostics and tables, never for training.
 
-    q: jax.Array  # [T, B, N, A] utilities whose argmax is the greedy action
-    q_tot: jax.Array  # [T, B] joint value of the batch's actions
-    q_tot_greedy: jax.Array  # [T, B] joint value of the greedy joint action
+    What a learner has no notion of is None.
+    """
+
+    q: jax.Array | None  # [T, B, N, A] utilities, values of each agent's actions
+    q_tot: jax.Array | None  # [T, B] joint value of the batch's actions
+    q_tot_greedy: jax.Array | None  # [T, B] joint value of the greedy joint action
+    greedy: jax.Array  # [T, B, N] the greedy joint action
     logits: jax.Array  # [T, B, N, A] policy logits before division by the temperature
     probs: jax.Array  # [T, B, N, A] exploration policy
 
 
 class Algorithm(NamedTuple):
-    """Pure functions with the static configuration closed over."""
+    """Pure functions with the static configuration closed over.
+
+    `data` says what `update` is given: sequences drawn from replay, everything that was just
+    collected ("fresh"; replay then holds no more), or both, the fresh sequences first.
+    """
 
     init: Callable[..., Learner]  # key, hypers -> Learner
     carry: Callable[[int], Carry]  # B -> Carry
@@ -151,3 +159,4 @@ class Algorithm(NamedTuple):
     # learner, Batch, key, env_steps, hypers -> Learner, metrics
     refresh_target: Callable[..., Learner]  # learner, due [] bool, hypers -> Learner
     inspect: Callable[[Learner, Batch], Inspection]
+    data: Literal["replay", "fresh", "both"] = "replay"

@@ -1,6 +1,9 @@
 """Which settings can work together. What depends on the environment is checked where it is known."""
 
+from collections.abc import Callable
+
 from .config import Config, ConfigError
+from .config.algos import ON_POLICY
 
 
 def validate(config: Config) -> Config:
@@ -10,16 +13,20 @@ def validate(config: Config) -> Config:
         if not ok:
             raise ConfigError(f"{key}={value}: {rule}")
 
-    for section in ("algo", "net", "collect", "replay", "run", "matrix", "smax", "overcooked", "jaxmarl"):
-        for field, value in vars(getattr(config, section)).items():
+    for section, options in vars(config).items():
+        if section in ("preset", "env", "hypers"):
+            continue
+        for field, value in vars(options).items():
             low = 0 if field in ("seed", "checkpoint_every") else 1
             ok = type(value) is not int or value >= low
             check(ok, f"{section}.{field}", value, f"must be at least {low}")
-    for key in ("gamma", "td_lambda", "tau", "eps_start", "eps_end", "optimistic_weight", "lr_decay"):
+    for key in ("gamma", "td_lambda", "tau", "eps_start", "eps_end", "optimistic_weight", "lr_decay",
+        "trace", "off_policy",
+    ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(0 <= value <= 1, f"hypers.{key}", value, "must lie in [0, 1]")
     for key in ("lr", "lr_steps", "max_grad_norm", "alpha", "alpha_end", "alpha_steps", "eps_steps",
-        "shaping_steps", "nopt_weight",
+        "reward_scale", "shaping_steps", "nopt_weight", "critic_lr", "clip", "huber_delta",
     ):  # fmt: skip
         value = getattr(config.hypers, key)
         check(value > 0, f"hypers.{key}", value, "must be positive")
@@ -48,4 +55,21 @@ def validate(config: Config) -> Config:
         1 <= warmup <= r.capacity, "replay.warmup", warmup,
         f"must lie between 1 and replay.capacity={r.capacity}",
     )  # fmt: skip
+    if a.learner in ON_POLICY:
+        check_on_policy(config, check)
     return config
+
+
+def check_on_policy(config: Config, check: Callable[..., None]) -> None:
+    """One update takes all of a collection, which the policy that learns from it made by itself."""
+    c, r, h, parts = config.collect, config.replay, config.hypers, config.ppo.minibatches
+    unit, size = ("episodes", c.envs) if c.mode == "episodes" else ("transitions", c.envs * c.length)
+    key = f"{unit}_per_update"
+    rule = f"must be collect.envs={c.envs}, as nothing older is learned from"
+    check(r.capacity == c.envs, "replay.capacity", r.capacity, rule)
+    rule = f"must be {size}, all that is collected at a time"
+    check(config.updates_per_iteration == 1, f"collect.{key}", getattr(c, key), rule)
+    check(c.envs % parts == 0, "ppo.minibatches", parts, f"must divide collect.envs={c.envs}")
+    for key in ("eps_start", "eps_end"):
+        value = getattr(h, key)
+        check(value == 0, f"hypers.{key}", value, "must be 0: the policy explores by itself")

@@ -26,7 +26,8 @@ def forget_programs():
 
 
 SPEC = EnvSpec("test", 3, 4, (5,), 6, horizon=5, limit_is_terminal=False)
-TINY = {"net.hidden": 8, "algo.hyper_embed": 8, "algo.mixing_embed": 4, "algo.central_embed": 8}
+TINY = {"net.hidden": 8, "algo.hyper_embed": 8, "algo.mixing_embed": 4, "algo.central_embed": 8,
+        "hasac.critic_hidden": 8, "dop.critic_hidden": 8}  # fmt: skip
 
 
 def random_batch(key, spec: EnvSpec = SPEC, T: int = 5, B: int = 4) -> Batch:
@@ -53,5 +54,7 @@ def batch():
 
 def tiny(preset: str, env: str = "probe/clock", **overrides):
     """A small configuration of `preset` and its algorithm for SPEC."""
+    if preset == "dop":  # of a batch of 4 sequences the first half is fresh
+        overrides = {"collect.envs": 2, "collect.episodes_per_update": 2} | overrides
     config = load(preset, env=env, **(TINY | overrides))
     return config, make_algorithm(config, SPEC)

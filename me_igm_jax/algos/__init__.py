@@ -2,6 +2,10 @@
 
 from ..config import Config, ConfigError
 from ..types import Algorithm, EnvSpec
+from .dop import make_dop
+from .fop import make_fop
+from .hasac import make_hasac
+from .ppo import make_ppo
 from .value import make_value
 
 
@@ -9,4 +13,13 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     """The algorithm that `config` describes, for environments of shape `spec`."""
     if spec.continuous:
         raise ConfigError(f"env '{spec.name}': its actions are continuous, {config.preset}'s are not")
-    return make_value(config, spec)
+    return LEARNERS[config.algo.learner](config, spec)
+
+
+LEARNERS = {
+    "value": make_value,
+    "fop": make_fop,
+    "hasac": make_hasac,
+    "ppo": make_ppo,
+    "dop": make_dop,
+}

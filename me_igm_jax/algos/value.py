@@ -5,36 +5,23 @@ Q-learning); the maximum-entropy members bootstrap from an action sampled from t
 add its entropy. Which member a run is, is a choice of parts in `config.algo`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from ..config import Config, Hypers
 from ..mixers import CentralMixer, make_mixer
-from ..nets import agent_inputs, last_actions, make_agent
-from ..policies import (
-    epsilon_greedy,
-    geometric_schedule,
-    greedy_action,
-    linear_schedule,
-    masked,
-    sample,
-    softmax_policy,
-)
+from ..policies import epsilon_greedy, greedy_action, linear_schedule, masked, sample, softmax_policy
 from ..returns import lambda_return, masked_mean
 from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
+from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
+from .learning import next_temperature, optimiser, refreshed, temperature_optimiser
 from .losses import JointValues, q_tot_loss
 
 sg = jax.lax.stop_gradient
-
-
-def apply(module: nn.Module, params: Params, *args) -> Any:
-    """`module.apply`; flax declares a tuple that only mutable collections would give."""
-    return module.apply(params, *args)
 
 
 class Targets(NamedTuple):
@@ -54,40 +41,16 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
       L(psi)   = 1/2 (Q^(s, u) - G)^2                the central critic, if there is one
     QTRAN's L(theta) is `losses.qtran_loss`.
     """
-    algo, net = config.algo, config.net
+    algo = config.algo
     soft = algo.policy == "softmax"
-    agent = make_agent(net, spec)
+    agent = make_agent_net(config.net, spec)
     mixer, central_mixer = make_mixer(algo), CentralMixer(algo.central_embed)
     transform, local = make_transform(algo), make_local(algo)
 
-    def inputs(step: TimeStep, last_action: jax.Array) -> jax.Array:
-        return agent_inputs(step, last_action, spec.n_actions, net.last_action, net.agent_id)
-
-    def zero_hidden(B: int) -> jax.Array:
-        return jnp.zeros((B, spec.n_agents, net.hidden))
-
-    def optimiser(hypers: Hypers, env_steps: jax.Array | float = 0.0) -> optax.GradientTransformation:
-        clip = optax.clip_by_global_norm(hypers.max_grad_norm)
-        lr = linear_schedule(hypers.lr, hypers.lr * hypers.lr_decay, hypers.lr_steps, env_steps)
-        return optax.chain(clip, optax.adam(lr, eps=1e-8))
-
-    def alpha_optimiser(hypers: Hypers) -> optax.GradientTransformation:
-        return (optax.adam if algo.temperature == "adam" else optax.sgd)(hypers.alpha_lr)
-
     # -- acting -----------------------------------------------------------------------------------
 
-    def carry(B: int):
-        return zero_hidden(B), jnp.full((B, spec.n_agents), -1)
-
-    def utilities(learner: Learner, carry, step: TimeStep):
-        hidden, last_action = carry
-        x = inputs(step, last_action)[None]
-        first = jnp.zeros((1, x.shape[1]), bool)
-        hidden, q = apply(agent, learner.params["agent"], hidden, x, first)
-        return hidden, q[0]
-
     def act(learner: Learner, carry, step: TimeStep, key, env_steps, hypers: Hypers):
-        hidden, q = utilities(learner, carry, step)
+        hidden, q = agent.step(learner.params["agent"], carry, step)
         if soft:
             logits = policy_logits(learner.params, q, step.state)
             policy = softmax_policy(logits / jnp.exp(learner.log_alpha), step.avail)
@@ -98,28 +61,15 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         return (hidden, action), action
 
     def greedy(learner: Learner, carry, step: TimeStep):
-        hidden, q = utilities(learner, carry, step)
+        hidden, q = agent.step(learner.params["agent"], carry, step)
         action = greedy_action(q, step.avail)
         return (hidden, action), action
 
     # -- values -----------------------------------------------------------------------------------
 
-    def trim(batch: Batch) -> Batch:
-        """Keep the instants that networks must see: no final one where nothing is bootstrapped, and
-        one for all sequences where all look the same. Outcomes stay [T, B], instants broadcast.
-        """
-        instants, B = len(batch.first) - spec.one_step, 1 if spec.one_shot else batch.first.shape[1]
-        steps, first = jax.tree.map(lambda x: x[:instants, :B], (batch.steps, batch.first))
-        return batch._replace(steps=steps, first=first)
-
-    def sequence(batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Agent inputs and resets at each instant of `batch`."""
-        return inputs(batch.steps, last_actions(batch.first, batch.action)), batch.first
-
-    def unroll(params: Params, x: jax.Array, first: jax.Array) -> dict[str, jax.Array]:
+    def unroll(params: Params, batch: Batch) -> dict[str, jax.Array]:
         """Utilities of every agent network, each [T or T+1, B, N, A]."""
-        hidden = zero_hidden(first.shape[1])
-        return {k: apply(agent, p, hidden, x, first)[1] for k, p in params.items()}
+        return {k: agent.unroll(p, batch) for k, p in params.items()}
 
     def policy_logits(params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
         values = apply(local, params["local"], q, state)
@@ -128,18 +78,18 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
     def mix(params: Params, q, action: jax.Array, state, avail) -> jax.Array:
         """Q_tot(s, action) from raw utilities q."""
         values = apply(local, params["local"], q, state)
-        return apply(mixer, params["mixer"], *choose(values, action, avail), state)
+        return apply(mixer, params["mixer"], *to_mix(values, action, avail), state)
 
-    def choose(values, action, avail):
+    def to_mix(values, action, avail):
         onehot = jax.nn.one_hot(action, spec.n_actions)
-        return (values * onehot).sum(-1), masked(values, avail).max(-1), onehot
+        return chosen(values, action), masked(values, avail).max(-1), onehot
 
     def mix_central(params: Params, q, action, state, avail) -> jax.Array:
-        return apply(central_mixer, params["central_mixer"], *choose(q, action, avail), state)
+        return apply(central_mixer, params["central_mixer"], *to_mix(q, action, avail), state)
 
     # -- learning ---------------------------------------------------------------------------------
 
-    def targets(learner: Learner, q, x, batch: Batch, key, hypers: Hypers) -> Targets:
+    def targets(learner: Learner, q, batch: Batch, key, hypers: Hypers) -> Targets:
         T = len(batch.reward)
         alpha = jnp.exp(learner.log_alpha)
         state, avail = batch.steps.state, batch.steps.avail
@@ -158,7 +108,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         else:
             action, bonus = greedy_action(q, avail), jnp.zeros_like(entropy)
         target = learner.target
-        q_target = unroll(split_params(target)[0], x, batch.first)
+        q_target = unroll(split_params(target)[0], batch)
         if algo.central_critic:
             value = mix_central(target, q_target["central_agent"], action, state, avail)
         else:
@@ -175,7 +125,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         best = greedy_action(q, avail)
         q_tot, q_tot_best = (mix(heads, q, u, state, avail) for u in (taken, best))
         logits = policy_logits(heads, sg(q), state)
-        opt_sum = choose(logits, taken, avail)[0].sum(-1)
+        opt_sum = chosen(logits, taken).sum(-1)
         gap = sg(q_tot) - opt_sum
         metrics = {
             "loss_opt": 0.5 * masked_mean(jnp.square(gap), mask),
@@ -196,18 +146,18 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
 
     def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
         agents, heads = split_params(learner.params)
-        batch = trim(batch)
+        batch = trim(batch, spec)
         # One unroll serves both the targets and, through its pull-back, the gradient.
-        x, first = sequence(batch)
-        qs, pull_back = jax.vjp(lambda p: unroll(p, x, first), agents)
-        goal = targets(learner, qs["agent"], x, batch, key, hypers)
+        qs, pull_back = jax.vjp(lambda p: unroll(p, batch), agents)
+        goal = targets(learner, qs["agent"], batch, key, hypers)
         grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
         (d_qs, d_heads), metrics = grad(qs, heads, batch, goal.q_tot, hypers)
         grads = {**pull_back(d_qs)[0], **d_heads}
-        step, opt_state = optimiser(hypers, env_steps).update(grads, learner.opt_state, learner.params)
-        log_alpha, alpha_opt_state, entropy = learn_temperature(
-            learner, goal.entropy, batch.mask, env_steps, hypers
-        )
+        tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
+        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
+        entropy = masked_mean(goal.entropy, batch.mask)
+        wanted = spec.n_agents * hypers.target_entropy
+        log_alpha, alpha_opt_state = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
         metrics |= {
             "entropy": entropy / spec.n_agents,
             "alpha": jnp.exp(learner.log_alpha),
@@ -222,79 +172,55 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         )
         return learner, metrics
 
-    def learn_temperature(learner: Learner, entropy, mask, env_steps, hypers: Hypers):
-        entropy = masked_mean(entropy, mask)
-        log_alpha, opt_state = learner.log_alpha, learner.alpha_opt_state
-        if algo.temperature == "anneal":
-            start, end, steps = hypers.alpha, hypers.alpha_end, hypers.alpha_steps
-            log_alpha = jnp.log(geometric_schedule(start, end, steps, env_steps))
-        elif algo.temperature != "fixed":
-            # Eq. 11 with the entropy of the current policy: d/d log alpha of alpha (H - N H_target)
-            grad = jnp.exp(log_alpha) * (entropy - spec.n_agents * hypers.target_entropy)
-            step, opt_state = alpha_optimiser(hypers).update(grad, opt_state)
-            log_alpha = optax.apply_updates(log_alpha, step)
-        return log_alpha, opt_state, entropy
-
     def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
         if spec.one_step:
             return learner  # nothing is bootstrapped
-
-        def move(old, new):
-            return jnp.where(due, hypers.tau * new + (1 - hypers.tau) * old, old)
-
-        return learner._replace(target=jax.tree.map(move, learner.target, learner.params))
+        return learner._replace(target=refreshed(learner.target, learner.params, due, hypers))
 
     # -- life cycle -------------------------------------------------------------------------------
 
     def init(key: jax.Array, hypers: Hypers) -> Learner:
         keys = iter(jax.random.split(key, 6))
-        q = jnp.zeros((1, spec.n_agents, spec.n_actions))
-        state, action = jnp.zeros((1, spec.state_dim)), jnp.zeros_like(q)
-        obs = jnp.zeros((1, spec.n_agents, *spec.obs_shape))
-        step = TimeStep(obs, state, q, q[..., 0])
-        x = inputs(step, jnp.full((1, spec.n_agents), -1))[None]
-        first = jnp.zeros((1, 1), bool)
-        mixing = (q[..., 0], q[..., 0], action, state)
+        _, state, q, per_agent = empty_step(spec)
+        mixing = (per_agent, per_agent, q, state)
         params = {
-            "agent": agent.init(next(keys), zero_hidden(1), x, first),
+            "agent": agent.init(next(keys)),
             "mixer": mixer.init(next(keys), *mixing),
             "transform": transform.init(next(keys), q, state),
             "local": local.init(next(keys), q, state),
         }
         if algo.central_critic:
-            params["central_agent"] = agent.init(next(keys), zero_hidden(1), x, first)
+            params["central_agent"] = agent.init(next(keys))
             params["central_mixer"] = central_mixer.init(next(keys), *mixing)
         log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
         return Learner(
             params=params,
             target=params,
-            opt_state=optimiser(hypers).init(params),
+            opt_state=optimiser(algo.optimiser, hypers.lr, hypers).init(params),
             log_alpha=log_alpha,
-            alpha_opt_state=alpha_optimiser(hypers).init(log_alpha),
+            alpha_opt_state=temperature_optimiser(algo, hypers).init(log_alpha),
             updates=jnp.zeros((), jnp.int32),
         )
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T, batch = len(batch.reward), trim(batch)
+        T, batch = len(batch.reward), trim(batch, spec)
         state, avail = batch.steps.state[:T], batch.steps.avail[:T]
-        q = unroll(split_params(learner.params)[0], *sequence(batch))["agent"][:T]
+        q = unroll(split_params(learner.params)[0], batch)["agent"][:T]
         logits = policy_logits(learner.params, q, state)
         probs = jnp.asarray(softmax_policy(logits / jnp.exp(learner.log_alpha), avail).probs)
         taken, best = batch.action, greedy_action(q, avail)
 
-        def each(x: jax.Array) -> jax.Array:
-            """One row for every sample, where samples share their instant."""
-            return jnp.broadcast_to(x, (*batch.reward.shape, *x.shape[2:]))
-
-        return Inspection(
-            q=each(apply(local, learner.params["local"], q, state)),
-            q_tot=each(mix(learner.params, q, taken, state, avail)),
-            q_tot_greedy=each(mix(learner.params, q, best, state, avail)),
-            logits=each(logits),
-            probs=each(probs),
+        view = Inspection(
+            q=apply(local, learner.params["local"], q, state),
+            q_tot=mix(learner.params, q, taken, state, avail),
+            q_tot_greedy=mix(learner.params, q, best, state, avail),
+            greedy=best,
+            logits=logits,
+            probs=probs,
         )
+        return each_sample(view, batch)
 
-    return Algorithm(init, carry, act, greedy, update, refresh_target, inspect)
+    return Algorithm(init, agent.carry, act, greedy, update, refresh_target, inspect)
 
 
 def split_params(params: Params) -> tuple[Params, Params]:

@@ -10,6 +10,9 @@ from typing import Literal
 
 import jax
 
+from .algos import Algo, Dop, Fop, Hasac, Ppo
+from .envs import Differential, Jaxmarl, Matrix, Overcooked, Smax
+
 
 class ConfigError(ValueError):
     """A setting that cannot work. Its message is one line that names the key and the way out."""
@@ -21,7 +24,9 @@ class Hypers:
     """Numbers that may differ between the members of one compiled sweep."""
 
     lr: float = 1e-3
-    """Adam's learning rate, at first."""
+    """Learning rate, at first."""
+    critic_lr: float = 5e-4
+    """Learning rate of the critics, where they have an optimiser of their own (not value family)."""
     lr_decay: float = 1.0
     """Share of the learning rate that is left after lr_steps; 1 keeps it constant."""
     lr_steps: float = 1_000_000.0
@@ -50,63 +55,35 @@ class Hypers:
     """Last exploration rate of epsilon-greedy."""
     eps_steps: float = 100_000.0
     """Environment steps over which epsilon falls linearly."""
+    reward_scale: float = 1.0
+    """Multiplies the rewards that are learned from; evaluation never does."""
     shaping: float = 1.0
     """Weight of the environment's shaped reward, if it has one, at first; evaluation never counts it."""
     shaping_steps: float = 1_000_000.0
     """Environment steps over which that weight falls linearly to zero."""
     optimistic_weight: float = 0.1
     """Weighted QMIX's lower weight: of over-estimates or of poor joint actions; 1 is no weighting."""
+    clip: float = 0.2
+    """PPO: how far the probability of an action may move, relative to the policy that collected it."""
+    entropy_weight: float = 0.01
+    """PPO: weight of the policy's entropy in its objective."""
+    huber_delta: float = 10.0
+    """Error at which Huber's loss turns from quadratic to linear, in the critic's own units."""
+    entropy_share: float = 0.98
+    """HASAC: target entropy as a share of the largest possible one (hasac.target_entropy)."""
+    attention_penalty: float = 1e-3
+    """FOP's released code: weight of the squared attention logits in the critics' loss."""
+    trace: float = 0.93
+    """DOP: decay of the tree-backup traces, beside the probabilities."""
+    off_policy: float = 0.5
+    """DOP: share of the tree-backup loss in the critic's, kappa; the rest is on-policy."""
     nopt_weight: float = 0.1
     """Weight of QTRAN's constraint on all joint actions beside that on the greedy one."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Algo:
-    """The parts that a value-decomposition learner is composed of."""
-
-    mixer: Literal["vdn", "qmix", "qplex", "qatten", "vdn_s"] = "qmix"
-    """How utilities become Q_tot."""
-    local: Literal["identity", "residual"] = "identity"
-    """Order-preserving g_i applied to the utilities before mixing (Soft-QMIX: residual)."""
-    transform: Literal["identity", "opt", "mlp"] = "identity"
-    """How utilities become policy logits: not at all, order-preserving, or an unconstrained MLP."""
-    policy: Literal["epsilon_greedy", "softmax"] = "epsilon_greedy"
-    """How training data is collected, and which next action a target uses (greedy or sampled)."""
-    temperature: Literal["fixed", "anneal", "sgd", "adam"] = "fixed"
-    """Fixed, annealed over hypers.alpha_steps, or learned on log alpha by SGD or Adam."""
-    entropy: Literal["sample", "exact", "none"] = "sample"
-    """Entropy bonus of a softmax policy's target: -log pi of the sampled action, exact, or none."""
-    fit: Literal["td", "qtran"] = "td"
-    """What Q_tot is fitted to: the TD target, or the central critic under QTRAN's two constraints."""
-    weighting: Literal["uniform", "optimistic", "centrally", "soft_qmix"] = "uniform"
-    """TD weights: 1; Weighted QMIX's, optimistic or central; those of the released Soft-QMIX."""
-    central_critic: bool = False
-    """Bootstrap from an unrestricted central critic (Weighted QMIX, QTRAN) instead of from Q_tot."""
-    target_interval: int = 200
-    """Episodes between two refreshes of the target networks."""
-    mixing_embed: int = 32
-    """Width of QMIX's mixing layer, and of Qatten's queries and keys."""
-    hyper_embed: int = 64
-    """Hidden width of every hyper-network."""
-    opt_layers: int = 1
-    """Layers of the order-preserving transformation: 1 or 2."""
-    opt_embed: int = 16
-    """Hidden width of g_i and of the two-layer order-preserving transformation."""
-    mlp_embed: int = 64
-    """Hidden width of the MLP that replaces the OPT in the ablation."""
-    qplex_heads: int = 4
-    """Attention heads (kernels) of QPLEX's lambda network."""
-    qplex_layers: int = 2
-    """Layers of QPLEX's key, agent and action extractors."""
-    qatten_heads: int = 4
-    """Attention heads of Qatten."""
-    central_embed: int = 256
-    """Hidden width of the central critic's mixing network."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Net:
-    """The agents' shared network."""
+    """The network of the agents' utilities or policies."""
 
     torso: Literal["mlp", "cnn"] = "mlp"
     """What reads the observations: the hidden layers alone, or convolutions before them (grids only)."""
@@ -120,6 +97,12 @@ class Net:
     """Feed the agent its own last action."""
     agent_id: bool = True
     """Feed the agent its own index, one-hot."""
+    shared: bool = True
+    """One set of weights for all agents, or one for each."""
+    layer_norm: bool = False
+    """Normalise the inputs and every hidden layer."""
+    output_scale: float = 1.0
+    """Multiplies the initial output weights; small ones start a policy near uniform."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,57 +174,6 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Matrix:
-    """Options of the matrix/* environments."""
-
-    payoff: tuple | None = None
-    """Payoff tensor of matrix/custom, nested lists with one level per player."""
-    steps: int = 1
-    """How often the game is played in an episode; above 1, a repeated game."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Differential:
-    """Options of the differential/* environments."""
-
-    reward_scale: float = 0.1
-    """Multiplies the reward; FOP's 0.1 makes the best return 1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Smax:
-    """Options of the smax/* environments."""
-
-    reward_scale: float = 10.0
-    """Multiplies JaxMARL's reward; 10 puts the best return near 20, as in SMAC."""
-    reward: Literal["smax", "smacv2"] = "smax"
-    """JaxMARL's (health taken and the win, half each) or SMACv2's (health, kills, win; best return 20)."""
-    max_steps: int | None = None
-    """Steps after which an episode ends, a terminal time-out; by default 100 in JaxMARL's scenarios, 200
-    in SMACv2's, SMAC's limit in its maps."""
-    see_enemy_actions: bool | None = None
-    """Show what enemies did last; by default only in JaxMARL's scenarios."""
-    walls_cause_death: bool | None = None
-    """Units die at the edge of the map; by default only in JaxMARL's scenarios."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Overcooked:
-    """Options of the overcooked/* environments."""
-
-    horizon: int = 400
-    """Steps of every episode; its end is terminal. Streamed sequences must be as long to see all of it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Jaxmarl:
-    """Options of the jaxmarl/* environments."""
-
-    max_steps: int | None = None
-    """Steps after which an episode is cut off; by default at the environment's own limit."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything about an experiment. `load` fills it from a preset."""
 
@@ -250,6 +182,10 @@ class Config:
     env: str = "smax/3m"
     """family/name of the environment (see `me-igm list`)."""
     algo: Algo = Algo()
+    fop: Fop = Fop()
+    hasac: Hasac = Hasac()
+    ppo: Ppo = Ppo()
+    dop: Dop = Dop()
     net: Net = Net()
     collect: Collect = Collect()
     replay: Replay = Replay()

@@ -1,0 +1,324 @@
+"""HASAC: one gradient step against an independent NumPy oracle in float64, its returns, and probes."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracle import SPEC, A, B, N, T, assert_slopes, draw, linear, make_batch, mlp, random_learner
+
+from me_igm_jax import ConfigError, replay
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.envs import make
+from me_igm_jax.presets import load
+from me_igm_jax.returns import n_step_return
+from me_igm_jax.train import make_program, make_train
+
+SMALL = {
+    "net.hidden": 8, "hasac.critic_hidden": 7, "hasac.n_step": 2, "hypers.alpha": 0.5,
+    "hypers.max_grad_norm": 1e3, "hypers.tau": 0.25, "net.layer_norm": True,
+    "hypers.lr": 0.1,  # new policies that choose other actions
+}  # fmt: skip
+CASES = {
+    "hasac": {},
+    "hasac huber": {"hasac.huber": True, "hypers.huber_delta": 0.5, "hasac.target_entropy": "all"},
+    "hasac_released": {"hasac.n_step": 20},
+}
+
+
+def returns(batch, value, gamma, n):
+    """R^(n) + gamma^n V, each sum on its own; it ends at a terminal or before what is not real."""
+    g = np.zeros((T, B))
+    for t, b in np.argwhere(batch.mask):
+        end = t + 1
+        while end < min(t + n, T) and batch.discount[end - 1, b] and batch.mask[end, b]:
+            end += 1
+        steps = end - t
+        g[t, b] = gamma ** np.arange(steps) @ batch.reward[t:end, b]
+        g[t, b] += gamma**steps * batch.discount[end - 1, b] * value[end, b]
+    return g
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 20])
+def test_n_step_return(n):
+    batch, value = make_batch(), np.random.default_rng(1).normal(size=(T + 1, B))
+    got = jax.jit(n_step_return, static_argnums=5)(batch.reward, batch.discount, batch.mask, value, 0.9, n)
+    np.testing.assert_allclose(got * batch.mask, returns(batch, value, 0.9, n), rtol=1e-5)
+
+
+def norm(p, x):
+    centred = x - x.mean(-1, keepdims=True)
+    return p["scale"] * centred / np.sqrt(x.var(-1, keepdims=True) + 1e-6) + p["bias"]
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def log_policy(params, steps, i):
+    """Agent i's log pi, [.., A]; minus infinity where unavailable."""
+    p = jax.tree.map(lambda x: x[i], params["params"]["VmapAgent_0"])
+    h = norm(p["LayerNorm_0"], steps.obs[:, :, i])
+    for k in range(2):
+        h = norm(p[f"LayerNorm_{k + 1}"], np.maximum(linear(p[f"Linear_{k}"], h), 0))
+    return log_softmax(np.where(steps.avail[:, :, i], linear(p["Linear_2"], h), -np.inf))
+
+
+def log_policies(params, steps):
+    return np.stack([log_policy(params, steps, i) for i in range(N)], 2)
+
+
+def values(params, state, joint):
+    """Q_k of one-hot joint actions [.., N, A], a row for each critic."""
+    x = np.concatenate([state, joint.reshape(*joint.shape[:2], -1)], -1)
+    each = [jax.tree.map(lambda w, k=k: w[k], params["params"]) for k in range(2)]
+    return np.stack([mlp(p, x)[..., 0] for p in each])
+
+
+def mean(x, mask):
+    return (x * mask).sum() / mask.sum()
+
+
+def times(p, x):
+    """p x, where 0 times infinity is 0."""
+    return np.where(p == 0, 0, p * np.where(p == 0, 0, x))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def c(request) -> SimpleNamespace:
+    """Our code's step on the batch, and what the oracle makes of the same learner."""
+    name = request.param
+    config = load(name.split()[0], env="probe/clock", **(SMALL | CASES[name]))
+    algo, hypers, batch = make_algorithm(config, SPEC), config.hypers, make_batch()
+    learner, params, target = random_learner(algo, hypers)
+    alpha = np.linspace(0.2, 0.8, N + 1)
+    learner = learner._replace(log_alpha=jnp.log(jnp.float32(alpha)))
+    given = learner, jax.tree.map(jnp.asarray, batch), jax.random.key(3), 0, hypers
+    after, metrics = jax.jit(algo.update)(*given)
+    seen = jax.jit(algo.inspect)(*given[:2])
+    target_key, actors_key = jax.random.split(jax.random.key(3))
+    log_pi = log_policies(params["actor"], batch.steps)
+    action = np.asarray(draw(target_key, np.exp(log_pi)))
+    value = values(target["critic"], batch.steps.state, np.eye(A)[action]).min(0)
+    value -= alpha[N] * np.take_along_axis(log_pi, action[..., None], -1).sum((-2, -1))
+    g = returns(batch, value, hypers.gamma, config.hasac.n_step)
+    return SimpleNamespace(**locals())
+
+
+def critic_loss(c, params):
+    error = values(params, c.batch.steps.state[:T], np.eye(A)[c.batch.action]) - c.g
+    loss = error**2 / 2
+    if c.config.hasac.huber:
+        delta = c.hypers.huber_delta
+        loss = np.where(np.abs(error) < delta, loss, delta * (np.abs(error) - delta / 2))
+    return mean(loss.sum(0), c.batch.mask)
+
+
+def turns(c):
+    """(agent, the loss as a function of the actors' parameters) in the order of their turns.
+
+    Behind a stop-gradient, and so constant: the others' actions, noise, and hard minus soft actions.
+    """
+    steps = jax.tree.map(lambda x: x[:T], c.batch.steps)
+    order_key, joint_key, turns_key = jax.random.split(c.actors_key, 3)
+    joint = np.eye(A)[draw(joint_key, np.exp(c.log_pi[:T]))]
+    critics = jax.tree.map(np.float64, c.after.params["critic"])
+    improved = jax.tree.map(np.float64, c.after.params["actor"])
+    keys = jax.random.split(turns_key, N)
+    for key, i in zip(keys, np.asarray(jax.random.permutation(order_key, N)), strict=True):
+        noise_key, action_key = jax.random.split(key)
+        noise = np.float64(jax.random.gumbel(noise_key, (T, B, 1, A)))[:, :, 0]
+        soft = np.exp(log_softmax(c.log_pi[:T, :, i] + noise))
+        rest, others = np.eye(A)[soft.argmax(-1)] - soft, joint.copy()
+        mask = c.batch.mask * steps.alive[:, :, i]
+
+        def loss(params, i=i, noise=noise, rest=rest, others=others, mask=mask):
+            log_pi = log_policy(params, steps, i)
+            actions = others.copy()
+            actions[:, :, i] = np.exp(log_softmax(log_pi + noise)) + rest
+            q = values(critics, steps.state, actions).min(0)
+            return mean(c.alpha[i] * times(actions[:, :, i], log_pi).sum(-1) - q, mask)
+
+        yield i, loss
+        fresh = draw(action_key, np.exp(log_policy(improved, steps, i))[:, :, None])
+        joint[:, :, i] = np.eye(A)[np.asarray(fresh)[:, :, 0]]
+
+
+def gradients(state):
+    """From Adam's first moments."""
+    return jax.tree.map(lambda mu: np.float64(mu) / (1 - 0.9), optax.tree_utils.tree_get(state, "mu"))
+
+
+def assert_adam(old, gradient, new, rate):
+    def check(p, g, q):
+        np.testing.assert_allclose(q, p - rate * g / (np.abs(g) + 1e-8), atol=1e-6)
+
+    jax.tree.map(check, old, gradient, new)
+
+
+def test_forward(c):
+    q = values(c.params["critic"], c.batch.steps.state[:T], np.eye(A)[c.batch.action])
+    np.testing.assert_allclose(c.seen.probs, np.exp(c.log_pi[:T]), atol=1e-5)
+    np.testing.assert_allclose(c.seen.q_tot, q.min(0), atol=1e-5)
+    best = c.log_pi[:T].argmax(-1)
+    np.testing.assert_array_equal(c.seen.greedy, best)
+    q = values(c.params["critic"], c.batch.steps.state[:T], np.eye(A)[best])
+    np.testing.assert_allclose(c.seen.q_tot_greedy, q.min(0), atol=1e-5)
+
+
+def test_losses_and_target(c):
+    entropy = -times(np.exp(c.log_pi), c.log_pi).sum((-2, -1))[:T]
+    expected = {
+        "loss_critic": critic_loss(c, c.params["critic"]),
+        "loss_actor": np.mean([loss(c.params["actor"]) for _, loss in turns(c)]),
+        "q_tot": mean(c.seen.q_tot, c.batch.mask),
+        "target": mean(c.g, c.batch.mask),
+        "entropy": mean(entropy, c.batch.mask) / N,
+        "alpha": c.alpha[:N].mean(),
+        "alpha_critic": c.alpha[N],
+    }
+    for key, value in expected.items():
+        np.testing.assert_allclose(c.metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_critics_step(c):
+    old, gradient = c.params["critic"], gradients(c.after.opt_state["critic"])
+    assert_slopes(old, gradient, lambda: critic_loss(c, old))
+    assert_adam(old, gradient, c.after.params["critic"], c.hypers.critic_lr)
+
+
+def test_actors_steps(c):
+    """One after the other: the losses of later ones hold actions of the earlier ones' new policies."""
+    old, gradient = c.params["actor"], gradients(c.after.opt_state["actor"])
+    for i, loss in turns(c):
+        mine, slope = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (old, gradient))
+        assert max(np.abs(x).max() for x in jax.tree.leaves(slope)) > 1e-3
+        assert_slopes(mine, slope, lambda loss=loss: loss(old), each=6)  # `mine` are views of `old`
+    assert_adam(old, gradient, c.after.params["actor"], c.hypers.lr)
+    everything = (gradient, gradients(c.after.opt_state["critic"]))
+    np.testing.assert_allclose(c.metrics["grad_norm"], optax.global_norm(everything), rtol=1e-5)
+
+
+def test_temperatures(c):
+    """Of each agent over its life, of the critics by the living's sum; the dead ask for nothing."""
+    avail, living = c.batch.steps.avail[:T], c.batch.steps.alive[:T] * c.batch.mask[..., None]
+    entropy = -times(np.exp(c.log_pi), c.log_pi).sum(-1)[:T]
+    wanted = {
+        "available": 0.98 * np.log(avail.sum(-1)), "all": 0.98 * np.log(A), "zero": 0.0,
+    }[c.config.hasac.target_entropy]  # fmt: skip
+    excess = (entropy - wanted) * living
+    mean_excess = np.append(excess.sum((0, 1)) / living.sum((0, 1)), excess.sum() / c.batch.mask.sum())
+    gradient = gradients(c.after.alpha_opt_state)
+    np.testing.assert_allclose(gradient, c.alpha * mean_excess, rtol=1e-4, atol=1e-6)
+    assert_adam(np.log(c.alpha), gradient, c.after.log_alpha, c.hypers.alpha_lr)
+
+
+def test_target_critics_follow_every_step(c):
+    jax.tree.map(
+        lambda new, online, old: np.testing.assert_allclose(new, 0.25 * online + 0.75 * old, atol=1e-6),
+        c.after.target["critic"], c.after.params["critic"], c.target["critic"],
+    )  # fmt: skip
+    assert c.algo.refresh_target(c.after, jnp.asarray(True), c.hypers) is c.after
+
+
+def start(preset="hasac", **overrides):
+    config = load(preset, env="probe/clock", **(SMALL | overrides))
+    algo, batch = make_algorithm(config, SPEC), jax.tree.map(jnp.float32, make_batch())
+    batch = batch._replace(action=batch.action.astype(int), first=batch.first > 0)
+    steps = batch.steps._replace(avail=batch.steps.avail > 0, alive=batch.steps.alive > 0)
+    return config, algo, random_learner(algo, config.hypers)[0], batch._replace(steps=steps)
+
+
+def test_gradients_are_clipped_agent_by_agent():
+    _, algo, learner, batch = start()
+    update, norms = jax.jit(algo.update), {}
+    for limit in (1e3, 0.05):
+        hypers = load("hasac", env="probe/clock", **(SMALL | {"hypers.max_grad_norm": limit})).hypers
+        state = update(learner, batch, jax.random.key(3), 0, hypers)[0].opt_state
+        each = jax.vmap(optax.global_norm)(gradients(state["actor"]))
+        norms[limit] = [*each, optax.global_norm(gradients(state["critic"]))]
+    np.testing.assert_allclose(norms[0.05], np.minimum(norms[1e3], 0.05), rtol=1e-4)
+    assert min(norms[1e3][:N]) != max(norms[1e3][:N]) and max(norms[1e3]) > 0.05
+
+
+def test_nothing_leaks_from_padding():
+    config, algo, learner, batch = start()
+    last = np.arange(T + 1) > 3  # of sequence 0, which ends after transition 2
+    steps = batch.steps._replace(
+        obs=batch.steps.obs.at[last, 0].set(55.0), state=batch.steps.state.at[last, 0].set(-55.0)
+    )
+    noisy = batch._replace(reward=batch.reward.at[3:, 0].set(99.0), steps=steps)
+    update = jax.jit(algo.update)
+    one, two = (update(learner, b, jax.random.key(1), 0, config.hypers)[0] for b in (batch, noisy))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_greedy_is_decentralised():
+    _, algo, learner, batch = start()
+    step = jax.tree.map(lambda x: x[0], batch.steps)
+    blind = step._replace(state=jnp.full_like(step.state, jnp.nan))
+    one, two = (algo.greedy(learner, algo.carry(B), s)[1] for s in (step, blind))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_recurrent_actor_on_last_actions_fits_in():
+    config, algo, learner, batch = start(**{"net.recurrent": True, "net.last_action": True})
+    after, _ = jax.eval_shape(algo.update, learner, batch, jax.random.key(3), 0, config.hypers)
+    jax.tree.map(lambda new, old: np.testing.assert_equal(new.shape, old.shape), after, learner)
+
+
+@pytest.mark.parametrize("key", ["shared", "agent_id"])
+def test_shared_networks_are_refused(key):
+    with pytest.raises(ConfigError, match=f"net.{key}=true"):
+        make_algorithm(load("hasac", env="probe/clock", **{f"net.{key}": True}), SPEC)
+
+
+def test_one_shot_games_are_read_once():
+    config = load("hasac", env="matrix/qtran", **SMALL)
+    env, key = make(config), jax.random.key(0)
+    instant = env.observe(env.reset(key))
+    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 9, *x.shape)), instant)
+    action = jax.random.randint(key, (1, 9, 2), 0, 3)
+    reward, none, one = jax.random.normal(key, (1, 9)), jnp.zeros((1, 9)), jnp.ones((1, 9))
+    first = jnp.zeros((2, 9), bool).at[0].set(True)
+    batch = make_batch()._replace(
+        steps=steps, first=first, action=action, reward=reward, discount=none, mask=one
+    )
+    both = []
+    for one_start in (True, False):
+        algo = make_algorithm(config, env.spec._replace(one_start=one_start))
+        learner = random_learner(algo, config.hypers)[0]
+        after, metrics = jax.jit(algo.update)(learner, batch, key, 0, config.hypers)
+        jax.tree.map(np.testing.assert_array_equal, after.target, learner.target)  # none is needed
+        view = jax.jit(algo.inspect)(learner, batch)
+        assert view.probs.shape == (1, 9, 2, 3) and view.q_tot_greedy.shape == (1, 9)
+        both.append((after.opt_state, after.log_alpha, metrics, view))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), *both)
+
+
+@pytest.mark.parametrize("probe", [
+    "match", pytest.param("action", marks=pytest.mark.slow), pytest.param("delay", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_probes(probe):
+    """Trained a little: the greedy joint action is right and the critics know the value."""
+    config = load("hasac", env=f"probe/{probe}")
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(3))
+    state, metrics = jax.jit(jax.vmap(make_train(config), (0, None)))(keys, config.hypers)
+    np.testing.assert_allclose(metrics["return"][:, -1], 1.0)
+    algo = make_program(config).algo
+    for s in range(3):
+        learner, ring = jax.tree.map(lambda x, s=s: x[s], (state.learner, state.ring))
+        batch = replay.sample(ring, jax.random.key(0), 64, 64)
+        q, want = algo.inspect(learner, batch).q_tot, batch.reward
+        if probe == "delay":
+            want = jnp.where(batch.steps.obs[:2, :, 0, 0] == 1, 1.0, config.hypers.gamma)
+        np.testing.assert_allclose(q, want, atol=0.1)
+
+
+def test_no_key_is_used_twice():
+    config, algo, learner, batch = start()
+    with jax.debug_key_reuse(True):
+        jax.block_until_ready(jax.jit(algo.update)(learner, batch, jax.random.key(3), 0, config.hypers))

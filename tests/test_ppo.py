@@ -1,0 +1,346 @@
+"""MAPPO's and IPPO's update against an independent NumPy oracle in float64, and what they must learn.
+
+The oracle follows the papers' equations, not our code, of which it shares only the names of the
+parameters and the draw of the minibatches.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracle import (
+    SPEC,
+    B,
+    T,
+    assert_slopes,
+    chosen,
+    linear,
+    make_batch,
+    random_learner,
+    sigmoid,
+    utilities,
+)  # fmt: skip
+
+from me_igm_jax import ConfigError
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.algos.ppo import Running
+from me_igm_jax.envs import make
+from me_igm_jax.presets import load
+from me_igm_jax.train import make_train
+from me_igm_jax.types import Batch
+
+# Steps so large, and clips so small, that these are seen both at rest and at work.
+SMALL = {
+    "net.hidden": 8, "net.layer_norm": False, "net.last_action": True, "net.agent_id": True,
+    "net.recurrent": True, "ppo.epochs": 1, "ppo.minibatches": 1, "hypers.clip": 0.15,
+    "hypers.huber_delta": 0.4, "hypers.entropy_weight": 0.05, "hypers.max_grad_norm": 1e6,
+    "hypers.lr": 0.05, "hypers.critic_lr": 0.03,
+}  # fmt: skip
+CASES = {
+    "mappo": {}, "ippo": {}, "mappo_jaxmarl": {}, "ippo unclipped": {"ppo.clip_values": False},
+}  # fmt: skip
+MEAN, DEVIATION, WEIGHT = 0.7, 1.5, 0.3  # of the running statistics before the update
+KEY = jax.random.key(3)
+
+
+def make_learner(case, **overrides):
+    config = load(case.split()[0], env="probe/clock", **(SMALL | CASES[case] | overrides))
+    algo = make_algorithm(config, SPEC)
+    learner, params, _ = random_learner(algo, config.hypers)
+    if config.ppo.normalise_values:
+        stats = (WEIGHT * x for x in (MEAN, MEAN**2 + DEVIATION**2, 1.0))
+        learner = learner._replace(target=Running(*map(jnp.float32, stats)))
+    return config, algo, learner, params
+
+
+@cache
+def updated(case, **overrides):
+    """Our code's update on the batch: (learner, metrics)."""
+    config, algo, learner, _ = make_learner(case, **overrides)
+    return jax.jit(algo.update)(learner, jax.tree.map(jnp.asarray, make_batch()), KEY, 0, config.hypers)
+
+
+def moments(learner):
+    """Adam's first moments of all parameters."""
+    merged = {}
+    for _, tree in optax.tree_utils.tree_get_all_with_path(learner.opt_state, "mu"):
+        merged |= {k: v for k, v in tree.items() if jax.tree.leaves(v)}
+    return jax.tree.map(np.float64, {k: merged[k] for k in sorted(merged)})
+
+
+@pytest.fixture(scope="module", params=CASES)
+def c(request) -> SimpleNamespace:
+    """Our code's first step, and the oracle's view of the learner before it."""
+    case, batch = request.param, make_batch()
+    config, _, _, params = make_learner(case)
+    after, metrics = updated(case)
+    old = look_back(config, params, batch)
+    return SimpleNamespace(**locals())
+
+
+# -- the oracle -----------------------------------------------------------------------------------
+
+
+def team_value(params, batch):
+    """Linear - ReLU - PyTorch's GRU cell - Linear on the state, reset where episodes begin."""
+    p, out = params["params"], []
+    gru = p["GRU_0"]
+    h = np.zeros((B, len(gru["w_h"])))
+    for t in range(T + 1):
+        h = np.where(batch.first[t][:, None], 0, h)
+        x = np.maximum(linear(p["Linear_0"], batch.steps.state[t]), 0)
+        x_r, x_z, x_n = np.split(x @ gru["w_i"] + gru["b_i"], 3, -1)
+        h_r, h_z, h_n = np.split(h @ gru["w_h"] + gru["b_h"], 3, -1)
+        z = sigmoid(x_z + h_z)
+        h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
+        out.append(linear(p["Linear_1"], h))
+    return np.stack(out)
+
+
+def critic(config, params, batch):
+    """The critic's outputs, [T+1, B, M]."""
+    if config.ppo.critic == "state":
+        return team_value(params["critic"], batch)
+    return utilities(params["critic"], batch)[..., 0]
+
+
+def act(params, batch):
+    """log pi of the actions and the entropies of the policies, [T, B, N]."""
+    logits = np.where(batch.steps.avail, utilities(params["actor"], batch), -np.inf)
+    pi = np.exp(logits - logits.max(-1, keepdims=True))
+    pi /= pi.sum(-1, keepdims=True)
+    entropy = -(pi * np.log(np.where(pi > 0, pi, 1))).sum(-1)
+    return np.log(chosen(pi, batch.action)), entropy[:T]
+
+
+def gae(batch, value, t, b, gamma, lam):
+    """sum_k (gamma lambda)^k delta_{t+k} until the episode, or what was seen of it, ends."""
+    total, weight = 0, 1
+    while True:
+        bootstrap = gamma * batch.discount[t, b] * value[t + 1, b]
+        total += weight * (batch.reward[t, b] + bootstrap - value[t, b])
+        t, weight = t + 1, weight * gamma * lam
+        if t == T or not batch.discount[t - 1, b] or not batch.mask[t, b]:
+            return total
+
+
+def average(x, mask):
+    """Over all that is real; the mask of the teams' transitions counts for each of their values."""
+    mask = mask if mask.ndim == x.ndim else mask[..., None]
+    return np.average(x, weights=np.broadcast_to(mask, x.shape))
+
+
+def look_back(config, params, batch):
+    """What stays fixed during the update."""
+    hypers, mask = config.hypers, batch.mask
+    live = batch.steps.alive[:T] * mask[..., None]
+    output = critic(config, params, batch)
+    normalise = config.ppo.normalise_values
+    value = MEAN + DEVIATION * output if normalise else output
+    advantage = np.zeros(value[:T].shape)
+    for t, b in np.argwhere(mask):
+        advantage[t, b] = gae(batch, value, t, b, hypers.gamma, hypers.td_lambda)
+    g = advantage + value[:T]
+    mean, deviation, stats = 0, 1, ()
+    if normalise:
+        keep, rest = 0.99999, 1 - 0.99999
+        square = keep * WEIGHT * (MEAN**2 + DEVIATION**2) + rest * average(g**2, mask)
+        stats = keep * WEIGHT * MEAN + rest * average(g, mask), square, keep * WEIGHT + rest
+        mean = stats[0] / stats[2]
+        deviation = np.sqrt(stats[1] / stats[2] - mean**2)
+    advantage = np.broadcast_to(advantage, live.shape)
+    advantage = advantage - average(advantage, live)
+    advantage = advantage / (np.sqrt(average(advantage**2, live)) + 1e-5)
+    means = {"target": average(g, mask), "q_tot": average(value[:T], mask)}
+    return SimpleNamespace(
+        live=live, advantage=advantage, log_prob=act(params, batch)[0], value=output[:T],
+        target=(g - mean) / deviation, stats=stats, means=means,
+    )  # fmt: skip
+
+
+def huber(error, delta):
+    return np.where(np.abs(error) < delta, error**2 / 2, delta * (np.abs(error) - delta / 2))
+
+
+def losses(config, params, old, batch, part=slice(None)):
+    """The metrics of one gradient step on some of the sequences."""
+    hypers, clip = config.hypers, config.hypers.clip
+    log_prob, entropy = act(params, batch)
+    ratio = np.exp(log_prob - old.log_prob)
+    gain = np.minimum(ratio * old.advantage, np.clip(ratio, 1 - clip, 1 + clip) * old.advantage)
+    value = critic(config, params, batch)[:T]
+    errors = [value - old.target]
+    if config.ppo.clip_values:
+        errors.append(np.clip(value, old.value - clip, old.value + clip) - old.target)
+    errors = [huber(e, hypers.huber_delta) if config.ppo.huber else e**2 / 2 for e in errors]
+    actors = {
+        "loss_actor": -gain, "entropy": entropy, "approx_kl": ratio - 1 - np.log(ratio),
+        "clip_fraction": np.abs(ratio - 1) > clip,
+    }  # fmt: skip
+    out = {key: average(x[:, part], old.live[:, part]) for key, x in actors.items()}
+    out["loss_critic"] = average(np.max(errors, 0)[:, part], batch.mask[:, part])
+    return out
+
+
+def total(config, *given):
+    out = losses(config, *given)
+    return out["loss_actor"] - config.hypers.entropy_weight * out["entropy"] + out["loss_critic"]
+
+
+def assert_metrics(metrics, expected):
+    for key, value in expected.items():
+        np.testing.assert_allclose(metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+# -- one gradient step, and more ------------------------------------------------------------------
+
+
+def test_losses_targets_and_statistics(c):
+    expected = losses(c.config, c.params, c.old, c.batch) | c.old.means
+    assert_metrics(c.metrics, expected)
+    assert expected["approx_kl"] == expected["clip_fraction"] == 0 and c.after.updates == 1
+    np.testing.assert_allclose(c.after.target, c.old.stats, rtol=1e-5)
+
+
+def test_the_first_step(c):
+    """Adam's first step from the gradients, which are the slopes of the oracle's losses."""
+    grads = jax.tree.map(lambda mu: mu / (1 - 0.9), moments(c.after))
+    np.testing.assert_allclose(c.metrics["grad_norm"], optax.global_norm(grads), rtol=1e-5)
+    assert_slopes(c.params, grads, lambda: total(c.config, c.params, c.old, c.batch))
+    for group, rate in (("actor", c.config.hypers.lr), ("critic", c.config.hypers.critic_lr)):
+        trees = c.params[group], grads[group], c.after.params[group]
+        for old, gradient, new in zip(*map(jax.tree.leaves, trees), strict=True):
+            # A slope of Adam's step from 0, of 1e8, is more than rounding allows.
+            sure = np.abs(gradient) > 1e-6
+            step = -rate * gradient / (np.abs(gradient) + 1e-8)
+            np.testing.assert_allclose(new[sure], (old + step)[sure], atol=1e-5)
+
+
+def test_the_second_step(c):
+    """Away from the old policy and values all clips are at work; what is old stays as it was."""
+    after, metrics = updated(c.case, **{"ppo.epochs": 2})
+    params = jax.tree.map(np.float64, c.after.params)
+    value = critic(c.config, params, c.batch)[:T]
+    assert (np.abs(value - c.old.value) > c.config.hypers.clip).any()
+    first, second = (losses(c.config, p, c.old, c.batch) for p in (c.params, params))
+    assert second["clip_fraction"] > 0.1
+    assert_metrics(metrics, {key: (first[key] + second[key]) / 2 for key in first} | c.old.means)
+    pairs = moments(after), moments(c.after)
+    grads = jax.tree.map(lambda now, before: (now - 0.9 * before) / (1 - 0.9), *pairs)
+    assert_slopes(params, grads, lambda: total(c.config, params, c.old, c.batch))
+    assert after.updates == 2
+    np.testing.assert_allclose(after.target, c.old.stats, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["mappo", "ippo"])
+def test_minibatches(case):
+    """Every pass cuts all sequences into parts anew; the moments add up the parts' slopes."""
+    still = {"ppo.epochs": 2, "ppo.minibatches": 2, "hypers.lr": 1e-9, "hypers.critic_lr": 1e-9}
+    after, metrics = updated(case, **still)
+    config, _, _, params = make_learner(case)
+    batch = make_batch()
+    old = look_back(config, params, batch)
+    every = jnp.tile(jnp.arange(B), (2, 1))
+    passes = jax.random.permutation(KEY, every, axis=1, independent=True)
+    np.testing.assert_array_equal(jnp.sort(passes, 1), every)
+    parts = np.array(passes).reshape(4, 2)
+    each = [losses(config, params, old, batch, part) for part in parts]
+    assert_metrics(metrics, {key: np.mean([x[key] for x in each]) for key in each[0]})
+
+    def weighted():
+        weights = 0.1 * 0.9 ** np.arange(4)[::-1]
+        return weights @ [total(config, params, old, batch, part) for part in parts]
+
+    assert_slopes(params, moments(after), weighted, each=2)
+    assert after.updates == 4
+
+
+def test_each_network_has_its_own_clip():
+    free, small = updated("mappo"), updated("mappo", **{"hypers.max_grad_norm": 0.3})
+    for group in ("actor", "critic"):
+        norms = [optax.global_norm(moments(learner)[group]) / (1 - 0.9) for learner, _ in (free, small)]
+        np.testing.assert_allclose(norms[1], min(norms[0], 0.3), rtol=1e-5)
+    np.testing.assert_allclose(free[1]["grad_norm"], small[1]["grad_norm"])
+
+
+# -- what may be read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["mappo", "ippo"])
+def test_who_reads_the_state(case):
+    """Greedy actions never; values only MAPPO's."""
+    config, algo, learner, _ = make_learner(case)
+    batch = jax.tree.map(jnp.asarray, make_batch())
+    blind = batch._replace(steps=batch.steps._replace(state=jnp.full_like(batch.steps.state, jnp.nan)))
+    actions, values = [], []
+    for given in (batch, blind):
+        step = jax.tree.map(lambda x: x[0], given.steps)
+        actions.append(algo.greedy(learner, algo.carry(B), step)[1])
+        values.append(jax.jit(algo.update)(learner, given, KEY, 0, config.hypers)[1]["q_tot"])
+    np.testing.assert_array_equal(*actions)
+    assert jnp.isnan(values[1]) == (case == "mappo")
+    view = jax.jit(algo.inspect)(learner, batch)
+    assert view.q is view.q_tot is None
+    np.testing.assert_array_equal(view.greedy[0], actions[0])
+
+
+@pytest.mark.parametrize("case", ["mappo", "ippo"])
+def test_what_is_not_real_changes_nothing(case):
+    """Not even through probabilities that overflow."""
+    config, algo, learner, _ = make_learner(case, **{"ppo.epochs": 3, "ppo.minibatches": 2})
+    batch = jax.tree.map(jnp.asarray, make_batch())  # sequence 0 ends after transition 2
+    steps = batch.steps._replace(
+        obs=batch.steps.obs.at[4:, 0].set(1e4),
+        state=batch.steps.state.at[4:, 0].set(1e4),
+        alive=batch.steps.alive.at[4:, 0].set(True),
+    )
+    noisy = batch._replace(steps=steps, reward=batch.reward.at[3:, 0].set(-1e6))
+    update = jax.jit(algo.update)
+    one, two = (update(learner, given, KEY, 0, config.hypers) for given in (batch, noisy))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_one_shot_games_are_read_once():
+    """Reading the one instant of a one-shot game once changes nothing."""
+    config = load("mappo", env="matrix/qtran", **{"net.hidden": 8})
+    env, both = make(config), []
+    start = env.observe(env.reset(KEY))
+    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 32, *x.shape)), start)
+    action, reward = jax.random.randint(KEY, (1, 32, 2), 0, 3), jax.random.normal(KEY, (1, 32))
+    first = jnp.zeros((2, 32), bool).at[0].set(True)
+    batch = Batch(steps, first, action, reward, jnp.zeros((1, 32)), jnp.ones((1, 32)))
+    for one_start in (True, False):
+        algo = make_algorithm(config, env.spec._replace(one_start=one_start))
+        learner = algo.init(KEY, config.hypers)
+        learner, metrics = jax.jit(algo.update)(learner, batch, KEY, 0, config.hypers)
+        both.append((learner.opt_state, learner.target, metrics, jax.jit(algo.inspect)(learner, batch)))
+    jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=2e-4, atol=2e-5), *both)
+    np.testing.assert_allclose(both[0][2]["target"], reward.mean(), rtol=1e-5)
+
+
+def test_settings_that_are_off_policy_are_refused():
+    for key, value, message in (
+        ("replay.capacity", 64, "must be collect.envs=32"),
+        ("collect.transitions_per_update", 2048, "must be 4096"),
+        ("ppo.minibatches", 5, "must divide collect.envs=32"),
+        ("hypers.eps_end", 0.1, "must be 0"),
+    ):
+        with pytest.raises(ConfigError, match=f"{key}={value}: {message}"):
+            load("mappo", env="smax/2s3z", **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("preset", "probe", "value", "within"),
+    [("ippo", "action", 1.0, 0.1), ("mappo", "match", 1.0, 0.1), ("mappo", "delay", 0.995, 0.003)],
+)
+def test_probes_are_solved(preset, probe, value, within):
+    """delay: the mean of gamma and 1, which takes a bootstrap that is right."""
+    config = load(preset, env=f"probe/{probe}")
+    keys = jax.random.split(jax.random.key(0), 3)
+    _, metrics = jax.jit(jax.vmap(make_train(config), (0, None)))(keys, config.hypers)
+    np.testing.assert_allclose(metrics["return"][:, -1], 1.0)
+    np.testing.assert_allclose(metrics["q_tot"][:, -1], value, atol=within)
