@@ -40,7 +40,9 @@ SUITES = {
     suite: {preset: f"--preset {preset} {options}" for preset in ("qmix", "me_qmix")}
     for suite, options in {
         "mpe_spread": "--env mpe/spread --run.seeds 2",
-        "overcooked_cramped_room": "--env overcooked/cramped_room --run.seeds 2",
+        # The preset's schedules, made shorter with the run.
+        "overcooked_cramped_room": "--env overcooked/cramped_room --run.seeds 2 --run.total-steps 600000 "
+        "--hypers.shaping-steps 480000 --hypers.lr-steps 600000",
         "smax_zerg_5_vs_5": "--env smax/zerg_5_vs_5 --run.seeds 2 --run.total-steps 400000 --run.evals 8",
     }.items()
 }
