@@ -20,6 +20,13 @@ def softmax_policy(logits: jax.Array, avail: jax.Array) -> distrax.Categorical:
     return distrax.Categorical(logits=masked(logits, avail))
 
 
+def floored(policy: distrax.Categorical, avail: jax.Array, eps: jax.Array | float) -> distrax.Categorical:
+    """(1 - eps) pi + eps / |available|."""
+    logits = jnp.asarray(policy.logits)
+    uniform = jnp.asarray(softmax_policy(jnp.zeros_like(logits), avail).logits)
+    return distrax.Categorical(logits=jnp.logaddexp(jnp.log1p(-eps) + logits, jnp.log(eps) + uniform))
+
+
 def sample(key: jax.Array, policy: distrax.Categorical) -> jax.Array:
     """One action per distribution, by the inverse of the cumulative distribution.
 

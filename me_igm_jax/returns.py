@@ -40,25 +40,35 @@ def n_step_return(
     reward: jax.Array,
     discount: jax.Array,
     mask: jax.Array,
+    q: jax.Array,
     value: jax.Array,
+    trace: jax.Array,
     gamma: jax.Array | float,
     n: int,
 ) -> jax.Array:
-    """The n-step return G^n, of fewer steps where an episode ends or is cut off.
+    """The corrected n-step return.
 
-        G^0_t = V_t,   G^k_t = r_t + gamma d_t [ m_{t+1} G^{k-1}_{t+1} + (1 - m_{t+1}) V_{t+1} ]
+        G_t = Q_t + sum_{k < n} (prod_{0 < j <= k} gamma d_{t+j-1} m_{t+j} c_{t+j}) delta_{t+k}
+        delta_t = r_t + gamma d_t V_{t+1} - Q_t
 
-    As in `lambda_return` all falls on V_{t+1} where the next transition is not real, and nothing of
-    t+1 enters where d = 0. Shapes: reward, discount, mask [T, ...]; value [T+1, ...] -> [T, ...].
+    With the traces c = 1 and Q = V it is the plain n-step return; with c the probability that the policy,
+    whose value V is, does what was done, n steps of tree backup (Precup et al. 2000; DOP Eq. 9).
+    The end of an episode, of a sequence or of what is real cuts the sum as it does `lambda_return`'s.
+
+    Shapes: reward, discount, mask, q, trace [T, ...]; value [T+1, ...] -> [T, ...].
     """
-    chex.assert_equal_shape([reward, discount, mask, value[1:]])
-    goes_on = jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])]) > 0
+    chex.assert_equal_shape([reward, discount, mask, q, value[1:], trace])
 
-    def backward(_, g):
-        following = jnp.concatenate([g[1:], g[:1]])  # never read after the last transition
-        return reward + gamma * discount * jnp.where(goes_on, following, value[1:])
+    def following(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
 
-    return jax.lax.fori_loop(0, min(n, len(reward)), backward, value[:-1])
+    delta = reward + gamma * discount * value[1:] - q
+    decay = gamma * discount * following(mask * trace)
+
+    def further(_, total: jax.Array) -> jax.Array:
+        return delta + decay * following(total)
+
+    return q + jax.lax.fori_loop(1, min(n, len(reward)), further, delta)
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

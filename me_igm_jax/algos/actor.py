@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import distrax
 import jax
-import jax.numpy as jnp
 
 from ..config import Hypers, Net
-from ..policies import greedy_action, linear_schedule, sample, softmax_policy
+from ..policies import floored, greedy_action, linear_schedule, sample, softmax_policy
 from ..types import Batch, Carry, EnvSpec, Learner, Params, TimeStep
 from .agent import make_agent_net
 
@@ -26,16 +25,14 @@ class Actor(NamedTuple):
 def make_actor(net: Net, spec: EnvSpec) -> Actor:
     """softmax of the network that `net` describes, over the available actions.
 
-    While it learns it acts by (1 - eps) pi + eps / |available|; eps is zero in most presets.
+    While it learns it acts by `floored` pi; the floor, eps, is zero in most presets.
     """
     agent = make_agent_net(net, spec)
 
     def act(learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers: Hypers):
         hidden, logits = agent.step(learner.params["actor"], carry, step)
         eps = linear_schedule(hypers.eps_start, hypers.eps_end, hypers.eps_steps, env_steps)
-        uniform = softmax_policy(jnp.zeros_like(logits), step.avail).probs
-        probs = (1 - eps) * softmax_policy(logits, step.avail).probs + eps * uniform
-        action = sample(key, distrax.Categorical(probs=probs))
+        action = sample(key, floored(softmax_policy(logits, step.avail), step.avail, eps))
         return (hidden, action), action
 
     def greedy(learner: Learner, carry: Carry, step: TimeStep):

@@ -15,8 +15,8 @@ import optax
 from ..config import Config, Hypers
 from ..mixers import concat
 from ..nets import MLP, Linear, agent_inputs
-from ..policies import linear_schedule, softmax_policy
-from ..returns import lambda_return, masked_mean
+from ..policies import floored, linear_schedule
+from ..returns import lambda_return, masked_mean, n_step_return
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .actor import make_actor
 from .agent import apply, chosen, each_sample, empty_step, trim
@@ -83,45 +83,6 @@ class Values(NamedTuple):
         return self.k * (chosen(self.q, action) - (probs * self.q).sum(-1))
 
 
-def tree_backup(
-    reward: jax.Array,
-    discount: jax.Array,
-    mask: jax.Array,
-    q: jax.Array,
-    value: jax.Array,
-    trace: jax.Array,
-    gamma: jax.Array | float,
-    steps: int,
-) -> jax.Array:
-    """The target of `steps` tree-backup steps (Precup et al. 2000; DOP Eq. 9).
-
-        G_t = Q_t + sum_{n < steps} (prod_{0 < j <= n} gamma d_{t+j-1} m_{t+j} c_{t+j}) delta_{t+n}
-        delta_t = r_t + gamma d_t V_{t+1} - Q_t
-
-    c is the decayed probability that the policy, whose value V is, does what was done. The end of an
-    episode, of a sequence or of what is real cuts the sum as it does `lambda_return`'s.
-
-    Shapes: reward, discount, mask, q, trace [T, ...]; value [T+1, ...] -> [T, ...].
-    """
-
-    def following(x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])
-
-    delta = reward + gamma * discount * value[1:] - q
-    decay = gamma * discount * following(mask * trace)
-    total = delta
-    for _ in range(steps - 1):
-        total = delta + decay * following(total)
-    return q + total
-
-
-def behaviour(policy: distrax.Categorical, avail: jax.Array, eps: jax.Array) -> distrax.Categorical:
-    """(1 - eps) pi + eps / |available|, the policy that `Actor.act` collects with."""
-    logits = jnp.asarray(policy.logits)
-    uniform = jnp.asarray(softmax_policy(jnp.zeros_like(logits), avail).logits)
-    return distrax.Categorical(logits=jnp.logaddexp(jnp.log1p(-eps) + logits, jnp.log(eps) + uniform))
-
-
 def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
     """Build DOP for environments of shape `spec`. Losses, on fresh data (on) and on replayed ones (off):
 
@@ -148,7 +109,7 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
         return Values(q, *apply(mixer, params["mixer"], steps.state))
 
     def acting(params: Params, batch: Batch, eps: jax.Array) -> distrax.Categorical:
-        return behaviour(actor.policy(params["actor"], batch), batch.steps.avail, eps)
+        return floored(actor.policy(params["actor"], batch), batch.steps.avail, eps)
 
     # -- learning ----------------------------------------------------------------------------------
 
@@ -166,7 +127,7 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
         q_tot = instants(now, T).q_tot(batch.action)
         trace = hypers.trace * chosen(probs[:T], batch.action).prod(-1)
         outcome = (batch.reward, batch.discount, batch.mask)
-        return tree_backup(*outcome, q_tot, now.expected(probs), trace, hypers.gamma, dop.tree_steps)
+        return n_step_return(*outcome, q_tot, now.expected(probs), trace, hypers.gamma, dop.tree_steps)
 
     def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
         T, envs = len(batch.reward), config.collect.envs

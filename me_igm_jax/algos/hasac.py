@@ -75,7 +75,8 @@ def make_hasac(config: Config, spec: EnvSpec) -> Algorithm:
         value = values(learner.target["critic"], batch.steps.state, joint).min(0)
         value -= jnp.exp(learner.log_alpha[-1]) * (log_pi * joint).sum((-2, -1))
         outcome = (batch.reward, batch.discount, batch.mask)
-        return n_step_return(*outcome, value, hypers.gamma, choices.n_step)
+        traces = jnp.ones_like(batch.mask)
+        return n_step_return(*outcome, value[:-1], value, traces, hypers.gamma, choices.n_step)
 
     def critic_loss(params: Params, batch: Batch, g: jax.Array, hypers: Hypers):
         q = values(params, batch.steps.state, jax.nn.one_hot(batch.action, A))
