@@ -92,7 +92,9 @@ def measure(name: str) -> dict:
         "env": name, "agents": spec.n_agents, "actions": spec.n_actions, "horizon": spec.horizon,
         "obs": list(spec.obs_shape), "state": spec.state_dim, "max_return": spec.max_return,
         "reward_seen": [float(found["lowest"]), float(found["highest"])],
-        "random_return": float(found["return"].mean()), "random_length": float(found["length"].mean()),
+        "random_return": float(found["return"].mean()),
+        "random_return_error": float(found["return"].std() / found["return"].size ** 0.5),
+        "random_length": float(found["length"].mean()),
         "steps_per_second": steps / seconds,
     }  # fmt: skip
     if "won" in spec.stats:

@@ -20,7 +20,8 @@ from pathlib import Path
 OUT = Path(__file__).parent / "results" / "matrix_table.json"
 PRESETS = (
     "me_ow_qmix", "me_qmix", "soft_qmix_released", "qmix", "soft_qmix", "vdn", "me_vdn", "entropy_qmix",
-    "mlp_qmix", "me_qplex", "qplex",
+    "mlp_qmix", "me_qplex", "qplex", "ow_qmix", "cw_qmix", "qatten", "qtran", "fop", "fop_released",
+    "hasac", "hasac_released", "mappo", "ippo", "dop", "dop_released",
 )  # fmt: skip
 KEPT = (
     "optimal_rate", "optimal_interval", "q_table", "q_table_where_optimal", "policy", "additivity_error",
@@ -61,9 +62,7 @@ def flops_per_update(preset: str) -> float:
     state = jax.eval_shape(program.init, jax.random.key(0), config.hypers)
 
     def update(state, key):
-        from me_igm_jax import replay
-
-        batch = replay.sample(state.ring, key, 32, config.replay.batch)
+        batch = program.draw(state.ring, jnp.zeros((), int), key, config.replay.batch)
         return program.algo.update(state.learner, batch, key, jnp.zeros(()), config.hypers)
 
     cost = jax.jit(update).lower(state, jax.random.key(0)).compile().cost_analysis()
@@ -87,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--qplex-seeds", type=int, default=200)
-    parser.add_argument("--presets", nargs="+", default=PRESETS)
+    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     import jax

@@ -50,6 +50,7 @@ class Program(NamedTuple):
     algo: Algorithm
     init: Callable[[jax.Array, Hypers], RunState]  # key, hypers: networks and an empty buffer
     warm_up: Callable[[RunState, Hypers], RunState]  # fills the buffer until learning may start
+    draw: Callable[..., Batch]  # ring, collection, key, size -> what is learned from after it
     epoch: Callable[..., tuple[RunState, Metrics]]  # state, index (shared by all seeds), hypers
     final: Callable[[RunState], dict[str, jax.Array]]  # per-episode arrays of the last evaluation
     epochs: int
@@ -152,7 +153,7 @@ def make_program(config: Config) -> Program:
         key = jax.random.fold_in(state.key, 1)
         return evaluate(env, algo, state.learner, key, run.final_eval_episodes)
 
-    return Program(env, algo, init, warm_up, epoch, final, epochs, iterations)
+    return Program(env, algo, init, warm_up, draw, epoch, final, epochs, iterations)
 
 
 def make_train(config: Config) -> Callable[[jax.Array, Hypers], tuple[RunState, Metrics]]:

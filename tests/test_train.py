@@ -66,6 +66,23 @@ def test_no_key_is_used_twice(preset, overrides):
         jax.block_until_ready(jax.jit(program.final)(state))
 
 
+@pytest.mark.parametrize("preset", ["mappo", "dop"])
+def test_fresh_data_are_what_was_just_collected(preset):
+    """On-policy learners get the last collection; those that learn from both get it before replay's."""
+    options = {k: v for k, v in SMALL.items() if not k.startswith("replay")}
+    config = load(preset, env="probe/clock", **options)
+    program, envs = make_program(config), config.collect.envs
+    state = jax.jit(program.init)(jax.random.key(0), config.hypers)
+    numbered = state.ring.reward + jnp.arange(config.replay.capacity)  # each slot holds its own number
+    ring = state.ring._replace(reward=numbered)
+    collection = 1 if preset == "dop" else 0
+    batch = program.draw(ring, jnp.asarray(collection), jax.random.key(1), 8)
+    slots = np.asarray(batch.reward[0])
+    np.testing.assert_array_equal(slots[:envs], collection * envs + np.arange(envs))
+    assert len(slots) == envs + (8 if preset == "dop" else 0)
+    assert (slots[envs:] < (collection + 1) * envs).all()
+
+
 def test_a_sweep_traces_once_and_points_differ():
     config, traces = small(), 0
     train = make_train(config)
