@@ -1,6 +1,7 @@
 """Shared settings and small random batches."""
 
 import os
+from functools import cache
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # As the driver compiles (devices.compiler_options): halves the time of the suite.
@@ -52,8 +53,9 @@ def batch():
     return random_batch(jax.random.key(7))
 
 
+@cache
 def tiny(preset: str, env: str = "probe/clock", **overrides):
-    """A small configuration of `preset` and its algorithm for SPEC."""
+    """A small configuration of `preset` and its algorithm for SPEC; made once, so compiled once."""
     if preset == "dop":  # of a batch of 4 sequences the first half is fresh
         overrides = {"collect.envs": 2, "collect.episodes_per_update": 2} | overrides
     config = load(preset, env=env, **(TINY | overrides))

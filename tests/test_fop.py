@@ -216,7 +216,7 @@ def test_temperature(c):
     np.testing.assert_allclose(c.after.log_alpha, np.log(c.hypers.alpha) + step, atol=1e-6)
 
 
-@pytest.mark.parametrize("preset", ["fop", "fop_released"])
+@pytest.mark.parametrize("preset", ["fop", pytest.param("fop_released", marks=pytest.mark.slow)])
 def test_learns_to_match(preset):
     config = load(preset, env="probe/match")
     keys = jax.random.split(jax.random.key(0), 2)
