@@ -20,7 +20,7 @@ from ..returns import lambda_return, masked_mean, n_step_return
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .actor import make_actor
 from .agent import apply, chosen, each_sample, empty_step, trim
-from .learning import actor_critic_optimiser, refreshed
+from .learning import actor_critic_optimiser, target_refresher
 
 sg = jax.lax.stop_gradient
 
@@ -170,12 +170,6 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
         )
         return learner, metrics
 
-    def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
-        if spec.one_step:
-            return learner  # nothing is bootstrapped
-        online = {k: learner.params[k] for k in learner.target}
-        return learner._replace(target=refreshed(learner.target, online, due, hypers))
-
     # -- life cycle --------------------------------------------------------------------------------
 
     def init(key: jax.Array, hypers: Hypers) -> Learner:
@@ -205,7 +199,7 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
         return each_sample(view, batch)
 
     return Algorithm(
-        init, actor.carry, actor.act, actor.greedy, update, refresh_target, inspect, data="both"
+        init, actor.carry, actor.act, actor.greedy, update, target_refresher(spec), inspect, data="both"
     )
 
 

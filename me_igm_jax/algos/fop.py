@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from ..config import Config, Fop, Hypers
-from ..mixers import MLP, importance, similarity
+from ..mixers import importance, similarity
+from ..nets import MLP
 from ..policies import sample
 from ..returns import lambda_return, masked_mean
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
 from .actor import make_actor
 from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import actor_critic_optimiser, next_temperature, refreshed, temperature_optimiser
+from .learning import actor_critic_optimiser, next_temperature, target_refresher, temperature_optimiser
 
 sg = jax.lax.stop_gradient
 RATIO = 10.0  # alpha_i stays within this factor of alpha: the paper's ratio has no bounds of its own
@@ -204,12 +205,6 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         )
         return learner, metrics
 
-    def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
-        if spec.one_step:
-            return learner  # nothing is bootstrapped
-        online = {k: learner.params[k] for k in learner.target}
-        return learner._replace(target=refreshed(learner.target, online, due, hypers))
-
     # -- life cycle --------------------------------------------------------------------------------
 
     def init(key: jax.Array, hypers: Hypers) -> Learner:
@@ -247,4 +242,4 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         view = Inspection(q.min(0), q_jt(batch.action), q_jt(best), best, logits, probs)
         return each_sample(view, batch)
 
-    return Algorithm(init, actor.carry, actor.act, actor.greedy, update, refresh_target, inspect)
+    return Algorithm(init, actor.carry, actor.act, actor.greedy, update, target_refresher(spec), inspect)

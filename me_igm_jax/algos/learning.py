@@ -1,6 +1,6 @@
 """What all learners share of learning: optimisers, the temperature's rules, the targets' refresh."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import optax
 
 from ..config import Algo, Hypers
 from ..policies import geometric_schedule, linear_schedule
-from ..types import Learner, Params
+from ..types import EnvSpec, Learner, Params
 
 
 def optimiser(
@@ -69,3 +69,15 @@ def refreshed(target: Params, params: Params, due: jax.Array, hypers: Hypers) ->
     return jax.tree.map(
         lambda old, new: jnp.where(due, hypers.tau * new + (1 - hypers.tau) * old, old), target, params
     )
+
+
+def target_refresher(spec: EnvSpec) -> Callable[[Learner, jax.Array, Hypers], Learner]:
+    """`Algorithm.refresh_target` of a learner whose targets are networks, named as in its parameters."""
+
+    def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
+        if spec.one_step:
+            return learner  # nothing is bootstrapped
+        online = {k: learner.params[k] for k in learner.target}
+        return learner._replace(target=refreshed(learner.target, online, due, hypers))
+
+    return refresh_target

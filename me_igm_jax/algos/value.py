@@ -18,7 +18,7 @@ from ..returns import lambda_return, masked_mean
 from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import next_temperature, optimiser, refreshed, temperature_optimiser
+from .learning import next_temperature, optimiser, target_refresher, temperature_optimiser
 from .losses import JointValues, q_tot_loss
 
 sg = jax.lax.stop_gradient
@@ -172,11 +172,6 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         )
         return learner, metrics
 
-    def refresh_target(learner: Learner, due: jax.Array, hypers: Hypers) -> Learner:
-        if spec.one_step:
-            return learner  # nothing is bootstrapped
-        return learner._replace(target=refreshed(learner.target, learner.params, due, hypers))
-
     # -- life cycle -------------------------------------------------------------------------------
 
     def init(key: jax.Array, hypers: Hypers) -> Learner:
@@ -220,7 +215,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         )
         return each_sample(view, batch)
 
-    return Algorithm(init, agent.carry, act, greedy, update, refresh_target, inspect)
+    return Algorithm(init, agent.carry, act, greedy, update, target_refresher(spec), inspect)
 
 
 def split_params(params: Params) -> tuple[Params, Params]:
