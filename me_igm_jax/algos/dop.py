@@ -138,8 +138,8 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
 
         def losses(params: Params):
             policy = acting(params, fresh, eps)
-            probs, log_probs = (jnp.asarray(x) for x in (policy.probs, policy.logits))
-            on_goal = sg(on_policy_goal(learner.target, fresh, probs, hypers))
+            probs, log_probs = sg(jnp.asarray(policy.probs)), jnp.asarray(policy.logits)
+            on_goal = on_policy_goal(learner.target, fresh, probs, hypers)
             on, off = (values(params, instants(x.steps, T)) for x in (fresh, replayed))
             on_q, off_q = on.q_tot(fresh.action), off.q_tot(replayed.action)
             loss_td = masked_mean(jnp.square(on_q - on_goal), fresh.mask)
