@@ -30,7 +30,7 @@ from oracle import (
     random_learner,
     sigmoid,
     utilities,
-)  # fmt: skip
+)
 
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.presets import load

@@ -173,12 +173,16 @@ def test_probes_quickly(probe):
     check_probe("me_qmix", probe)
 
 
-def check_probe(preset, probe):
-    overrides = {} if preset in ("qmix", "vdn", "qplex") else {"hypers.alpha": 0.1}
-    if overrides:
-        overrides |= {"algo.temperature": "fixed", "algo.entropy": "none"}
-    if preset == "me_ow_qmix":  # over-estimates with a tenth of the weight take many more steps to leave
-        overrides |= {"hypers.optimistic_weight": 1.0}
+@pytest.mark.slow
+@pytest.mark.parametrize("probe", ["constant", "match"])
+def test_probes_of_weighted_qmix_with_equal_weights(probe):
+    """With its own weights it fails both: over-estimates leave too slowly (engineering notes)."""
+    check_probe("me_ow_qmix", probe, **{"hypers.optimistic_weight": 1.0})
+
+
+def check_probe(preset, probe, **overrides):
+    if preset not in ("qmix", "vdn", "qplex"):
+        overrides |= {"hypers.alpha": 0.1, "algo.temperature": "fixed", "algo.entropy": "none"}
     config = load(preset, env=f"probe/{probe}", **overrides)
     program = make_program(config)
     state, metrics = jax.jit(jax.vmap(make_train(config), (0, None)))(keys(3), config.hypers)
