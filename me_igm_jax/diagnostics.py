@@ -27,7 +27,7 @@ def diagnose(algo: Algorithm, learner: Learner, batch: Batch) -> Metrics:
     if view.q_tot is not None and view.q_tot_greedy is not None:
         gap = jax.nn.relu(view.q_tot - view.q_tot_greedy)
         metrics["igm_gap"] = masked_mean(gap, batch.mask)
-    if view.q is not None:
+    if view.q is not None and view.logits is not None:
         mode = jax.nn.one_hot(greedy_action(view.logits, avail), view.q.shape[-1])
         lost = masked(view.q, avail).max(-1) - (view.q * mode).sum(-1)
         metrics["misalignment"] = masked_mean(lost, alive * batch.mask[..., None])
@@ -55,4 +55,5 @@ def game_table(algo: Algorithm, env: Env, learner: Learner) -> GameTable:
     view = algo.inspect(learner, Batch(steps, first, actions, 0 * one, 0 * one, one))
     shape = (spec.n_actions,) * spec.n_agents
     q_tot = None if view.q_tot is None else view.q_tot[0].reshape(shape)
+    assert view.probs is not None  # the actions are discrete
     return GameTable(q_tot, view.probs[0, 0], view.greedy[0, 0])

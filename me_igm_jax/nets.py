@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .boxes import to_box, to_unit
 from .config import ConfigError, Net
 from .types import EnvSpec, TimeStep
 
@@ -175,27 +176,35 @@ def make_agent(net: Net, spec: EnvSpec, outputs: int | None = None) -> nn.Module
     return Agent(*sizes) if net.shared else Agents(sizes)
 
 
-def agent_inputs(
-    step: TimeStep, last_action: jax.Array, n_actions: int, use_last: bool, use_id: bool
-) -> jax.Array:
-    """concat[obs, one-hot last action, one-hot agent index], [..., N, D'].
-
-    A last action of -1, at the start of an episode, encodes as zeros.
-    """
-    lead, n_agents = last_action.shape[:-1], last_action.shape[-1]
+def agent_inputs(step: TimeStep, last_action: jax.Array | None, use_id: bool) -> jax.Array:
+    """concat[obs, encoded last action, one-hot agent index], [..., N, D']; the latter two if asked for."""
+    *lead, n_agents = step.alive.shape
     parts = [step.obs.reshape(*lead, n_agents, -1)]
-    if use_last:
-        parts.append(jax.nn.one_hot(last_action, n_actions))
+    if last_action is not None:
+        parts.append(last_action)
     if use_id:
         parts.append(jnp.broadcast_to(jnp.eye(n_agents), (*lead, n_agents, n_agents)))
     return jnp.concatenate(parts, axis=-1)
 
 
-def last_actions(first: jax.Array, action: jax.Array) -> jax.Array:
-    """The action before each instant of `first` [I, B], -1 where an episode begins, [I, B, N].
+def encode_action(action: jax.Array, spec: EnvSpec) -> jax.Array:
+    """One-hot [..., N, A], or in [-1, 1] [..., N, d]; what `no_action` gives becomes zeros."""
+    return to_unit(action, spec) if spec.continuous else jax.nn.one_hot(action, spec.n_actions)
 
-    action [T, B', N] with T >= I - 1; only the first B of its sequences are read.
+
+def no_action(lead: tuple[int, ...], spec: EnvSpec) -> jax.Array:
+    """What stands for the last action where an episode begins, [*lead, N] or [*lead, N, d]."""
+    shape = (*lead, spec.n_agents)
+    return to_box(jnp.zeros((*shape, spec.action_dim)), spec) if spec.continuous else jnp.full(shape, -1)
+
+
+def last_actions(first: jax.Array, action: jax.Array, spec: EnvSpec) -> jax.Array:
+    """The action before each instant of `first` [I, B], `no_action` where an episode begins.
+
+    action [T, B', N, ...] with T >= I - 1; only the first B of its sequences are read.
     """
     instants, B = first.shape
-    previous = jnp.concatenate([jnp.full_like(action[:1], -1), action])[:instants, :B]
-    return jnp.where(first[..., None], -1, previous)
+    none = no_action((1, action.shape[1]), spec)
+    previous = jnp.concatenate([none.astype(action.dtype), action])[:instants, :B]
+    begins = first.reshape(*first.shape, *[1] * (action.ndim - 2))
+    return jnp.where(begins, none[:, :B], previous)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .boxes import uniform
 from .types import Algorithm, Batch, Env, EnvSpec, EnvState, Learner, TimeStep
 
 Act = Callable[[Any, TimeStep, jax.Array], tuple[Any, jax.Array]]  # carry, step, key
@@ -135,10 +136,8 @@ def random_actor(spec: EnvSpec) -> Act:
     """Uniform over the available actions, or over the box of continuous ones."""
 
     def act(carry, step: TimeStep, key: jax.Array):
-        if spec.action_bounds is not None:
-            low, high = spec.action_bounds
-            shape = (len(step.alive), spec.n_agents, spec.action_dim)
-            return carry, jax.random.uniform(key, shape, minval=low, maxval=high)
+        if spec.continuous:
+            return carry, uniform(key, step.alive.shape, spec)
         noise = jax.random.uniform(key, step.avail.shape)
         return carry, jnp.argmax(jnp.where(step.avail, noise, -1.0), axis=-1)
 

@@ -137,9 +137,9 @@ class Inspection(NamedTuple):
     q: jax.Array | None  # [T, B, N, A] utilities, values of each agent's actions
     q_tot: jax.Array | None  # [T, B] joint value of the batch's actions
     q_tot_greedy: jax.Array | None  # [T, B] joint value of the greedy joint action
-    greedy: jax.Array  # [T, B, N] the greedy joint action
-    logits: jax.Array  # [T, B, N, A] policy logits before division by the temperature
-    probs: jax.Array  # [T, B, N, A] exploration policy
+    greedy: jax.Array  # [T, B, N] the greedy joint action (continuous: [T, B, N, action_dim])
+    logits: jax.Array | None  # [T, B, N, A] policy logits before division by the temperature
+    probs: jax.Array | None  # [T, B, N, A] exploration policy
 
 
 class Algorithm(NamedTuple):

@@ -89,7 +89,7 @@ def test_mava_1006_two_episodes_in_one_sequence_equal_each_alone():
 
 def test_last_action_is_cut_at_the_start_of_an_episode():
     batch, _ = stream(False)
-    last = np.asarray(last_actions(batch.first, batch.action))
+    last = np.asarray(last_actions(batch.first, batch.action, clock(4, False).spec))
     first = np.asarray(batch.first)
     assert (last[first] == -1).all()
     shifted = np.concatenate([-np.ones((1, B, 2)), np.asarray(batch.action)])

@@ -41,12 +41,14 @@ def test_one_terminal_step(scale):
     env = mtq(**{"differential.reward_scale": scale})
     spec = env.spec
     assert spec.one_shot and spec.continuous and spec.n_actions == 0
+    assert spec.stats == ("optimal", "u1", "u2")
     assert (spec.action_dim, spec.action_bounds, spec.max_return) == (1, (-10.0, 10.0), 10 * scale)
     state = env.reset(jax.random.key(0))
     for action, value in (([[5.0], [5.0]], 10.0), ([[0.0], [0.0]], -40 / 9), ([[99.0], [10.0]], -40.0)):
         after, outcome = env.step(jax.random.key(1), state, jnp.array(action))
         assert outcome.reward == pytest.approx(scale * value, rel=1e-5)
         assert outcome.terminal and not outcome.truncated
+        assert bool(outcome.stats["optimal"]) == (value == 10)
         for seen in (env.observe(state), env.observe(after)):
             assert seen.obs.tolist() == [[1.0], [1.0]] and seen.state.tolist() == [1.0]
             assert seen.avail.shape == (2, 0) and seen.alive.tolist() == [True, True]

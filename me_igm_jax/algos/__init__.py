@@ -11,15 +11,17 @@ from .value import make_value
 
 def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     """The algorithm that `config` describes, for environments of shape `spec`."""
-    if spec.continuous:
-        raise ConfigError(f"env '{spec.name}': its actions are continuous, {config.preset}'s are not")
-    return LEARNERS[config.algo.learner](config, spec)
+    kind, learners = ("continuous", CONTINUOUS) if spec.continuous else ("discrete", DISCRETE)
+    if config.algo.learner not in learners:
+        raise ConfigError(f"env '{spec.name}': its actions are {kind}, {config.preset}'s are not")
+    return learners[config.algo.learner](config, spec)
 
 
-LEARNERS = {
+DISCRETE = {
     "value": make_value,
     "fop": make_fop,
     "hasac": make_hasac,
     "ppo": make_ppo,
     "dop": make_dop,
 }
+CONTINUOUS = {}

@@ -1,11 +1,12 @@
-"""Stochastic policies that are networks of their own: what FOP, HASAC, PPO and DOP act with."""
+"""Policies that are networks of their own, apart from any values: what actor-critics act with."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import distrax
 import jax
+import jax.numpy as jnp
 
+from ..boxes import squashed_gaussian, to_box, uniform
 from ..config import Hypers, Net
 from ..policies import floored, greedy_action, linear_schedule, sample, softmax_policy
 from ..types import Batch, Carry, EnvSpec, Learner, Params, TimeStep
@@ -19,7 +20,7 @@ class Actor(NamedTuple):
     carry: Callable[[int], Carry]
     act: Callable[..., tuple[Carry, jax.Array]]  # as in Algorithm
     greedy: Callable[..., tuple[Carry, jax.Array]]  # as in Algorithm
-    policy: Callable[[Params, Batch], distrax.Categorical]  # its params, batch -> [T(+1), B, N]
+    policy: Callable[[Params, Batch], Any]  # its params, batch -> [T(+1), B, N] distributions, or actions
 
 
 def make_actor(net: Net, spec: EnvSpec) -> Actor:
@@ -31,7 +32,7 @@ def make_actor(net: Net, spec: EnvSpec) -> Actor:
 
     def act(learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers: Hypers):
         hidden, logits = agent.step(learner.params["actor"], carry, step)
-        eps = linear_schedule(hypers.eps_start, hypers.eps_end, hypers.eps_steps, env_steps)
+        eps = exploration_rate(hypers, env_steps)
         action = sample(key, floored(softmax_policy(logits, step.avail), step.avail, eps))
         return (hidden, action), action
 
@@ -40,7 +41,60 @@ def make_actor(net: Net, spec: EnvSpec) -> Actor:
         action = greedy_action(logits, step.avail)
         return (hidden, action), action
 
-    def policy(params: Params, batch: Batch) -> distrax.Categorical:
+    def policy(params: Params, batch: Batch):
         return softmax_policy(agent.unroll(params, batch), batch.steps.avail)
 
     return Actor(agent.init, agent.carry, act, greedy, policy)
+
+
+def make_gaussian_actor(net: Net, spec: EnvSpec) -> Actor:
+    """`boxes.squashed_gaussian` of the network that `net` describes; greedy: the mean."""
+    agent = make_agent_net(net, spec, outputs=2 * spec.action_dim)
+
+    def act(learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers: Hypers):
+        hidden, out = agent.step(learner.params["actor"], carry, step)
+        action = squashed_gaussian(out, spec).sample(seed=key)
+        return (hidden, action), action
+
+    def greedy(learner: Learner, carry: Carry, step: TimeStep):
+        hidden, out = agent.step(learner.params["actor"], carry, step)
+        action = to_box(jnp.tanh(out[..., : spec.action_dim]), spec)
+        return (hidden, action), action
+
+    def policy(params: Params, batch: Batch):
+        return squashed_gaussian(agent.unroll(params, batch), spec)
+
+    return Actor(agent.init, agent.carry, act, greedy, policy)
+
+
+def make_deterministic_actor(net: Net, spec: EnvSpec) -> Actor:
+    """tanh of the network that `net` describes, scaled to the box; its `policy` is the actions.
+
+    While it learns it adds N(0, (hypers.noise x half the box)^2), or, with probability eps, acts uniformly.
+    """
+    agent = make_agent_net(net, spec, outputs=spec.action_dim)
+
+    def act(learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers: Hypers):
+        noise_key, random_key, choice_key = jax.random.split(key, 3)
+        hidden, out = agent.step(learner.params["actor"], carry, step)
+        noisy = to_box(jnp.tanh(out) + hypers.noise * jax.random.normal(noise_key, out.shape), spec)
+        explores = jax.random.uniform(choice_key, (*out.shape[:-1], 1)) < exploration_rate(
+            hypers, env_steps
+        )
+        action = jnp.where(explores, uniform(random_key, out.shape[:-1], spec), noisy)
+        return (hidden, action), action
+
+    def greedy(learner: Learner, carry: Carry, step: TimeStep):
+        hidden, out = agent.step(learner.params["actor"], carry, step)
+        action = to_box(jnp.tanh(out), spec)
+        return (hidden, action), action
+
+    def policy(params: Params, batch: Batch):
+        return to_box(jnp.tanh(agent.unroll(params, batch)), spec)
+
+    return Actor(agent.init, agent.carry, act, greedy, policy)
+
+
+def exploration_rate(hypers: Hypers, env_steps) -> jax.Array:
+    """eps at this point of its schedule."""
+    return linear_schedule(hypers.eps_start, hypers.eps_end, hypers.eps_steps, env_steps)

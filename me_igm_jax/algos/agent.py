@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..config import Net
-from ..nets import agent_inputs, last_actions, make_agent
+from ..nets import Linear, agent_inputs, encode_action, last_actions, make_agent, no_action
 from ..types import Batch, Carry, EnvSpec, Inspection, Params, TimeStep
 
 
@@ -30,7 +30,7 @@ def apply(module: nn.Module, params: Params, *args) -> Any:
 def make_agent_net(net: Net, spec: EnvSpec, outputs: int | None = None) -> AgentNet:
     """The network that `net` describes, reading observations, last actions and agent indices.
 
-    The carry of an acting agent is (hidden [B, N, H], last action [B, N]).
+    The carry of an acting agent is (hidden [B, N, H], last action [B, N] or [B, N, d]).
     """
     module = make_agent(net, spec, outputs)
 
@@ -38,10 +38,11 @@ def make_agent_net(net: Net, spec: EnvSpec, outputs: int | None = None) -> Agent
         return jnp.zeros((B, spec.n_agents, net.hidden))
 
     def carry(B: int) -> Carry:
-        return hidden(B), jnp.full((B, spec.n_agents), -1)
+        return hidden(B), no_action((B,), spec)
 
     def inputs(step: TimeStep, last_action: jax.Array) -> jax.Array:
-        return agent_inputs(step, last_action, spec.n_actions, net.last_action, net.agent_id)
+        last = encode_action(last_action, spec) if net.last_action else None
+        return agent_inputs(step, last, net.agent_id)
 
     def init(key: jax.Array) -> Params:
         h, last_action = carry(1)
@@ -54,7 +55,7 @@ def make_agent_net(net: Net, spec: EnvSpec, outputs: int | None = None) -> Agent
         return h, out[0]
 
     def unroll(params: Params, batch: Batch) -> jax.Array:
-        x = inputs(batch.steps, last_actions(batch.first, batch.action))
+        x = inputs(batch.steps, last_actions(batch.first, batch.action, spec))
         return apply(module, params, hidden(batch.first.shape[1]), x, batch.first)[1]
 
     return AgentNet(init, carry, step, unroll)
@@ -64,7 +65,21 @@ def empty_step(spec: EnvSpec) -> TimeStep:
     """One instant of zeros, B = 1: what modules are initialised with."""
     q = jnp.zeros((1, spec.n_agents, spec.n_actions))
     obs = jnp.zeros((1, spec.n_agents, *spec.obs_shape))
-    return TimeStep(obs, jnp.zeros((1, spec.state_dim)), q, q[..., 0])
+    return TimeStep(obs, jnp.zeros((1, spec.state_dim)), q, jnp.zeros((1, spec.n_agents)))
+
+
+class ActionValue(nn.Module):
+    """Q(h, u) for continuous u: what an agent remembers, h [..., H], and an action [..., d] -> [...].
+
+    A hidden layer between; the leading axes broadcast, so that many actions share one h.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, h: jax.Array, action: jax.Array) -> jax.Array:
+        x = nn.relu(Linear(self.hidden)(nn.relu(h)) + Linear(self.hidden)(action))
+        return Linear(1)(x)[..., 0]
 
 
 def trim(batch: Batch, spec: EnvSpec) -> Batch:

@@ -101,8 +101,7 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
     # -- values ------------------------------------------------------------------------------------
 
     def inputs(steps: TimeStep) -> jax.Array:
-        no_actions = jnp.zeros(steps.alive.shape, int)
-        return agent_inputs(steps, no_actions, spec.n_actions, use_last=False, use_id=True)
+        return agent_inputs(steps, last_action=None, use_id=True)
 
     def values(params: Params, steps: TimeStep) -> Values:
         q = apply(critic, params["critic"], steps.state, inputs(steps))

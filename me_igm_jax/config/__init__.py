@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 
-from .algos import Algo, Dop, Fop, Hasac, Ppo
+from .algos import Algo, Ddpg, Dop, Fop, Hasac, Maac, Ppo
 from .envs import Differential, Jaxmarl, Matrix, Overcooked, Smax
 
 
@@ -55,6 +55,8 @@ class Hypers:
     """Last exploration rate of epsilon-greedy."""
     eps_steps: float = 100_000.0
     """Environment steps over which epsilon falls linearly."""
+    noise: float = 0.1
+    """Standard deviation of a deterministic policy's exploration, as a share of half the action's range."""
     reward_scale: float = 1.0
     """Multiplies the rewards that are learned from; evaluation never does."""
     shaping: float = 1.0
@@ -186,6 +188,8 @@ class Config:
     hasac: Hasac = Hasac()
     ppo: Ppo = Ppo()
     dop: Dop = Dop()
+    ddpg: Ddpg = Ddpg()
+    maac: Maac = Maac()
     net: Net = Net()
     collect: Collect = Collect()
     replay: Replay = Replay()

@@ -8,8 +8,9 @@ from typing import Literal
 class Algo:
     """Which learner it is, what several of them share, and the parts of the value family's."""
 
-    learner: Literal["value", "fop", "hasac", "ppo", "dop"] = "value"
-    """Value decomposition (every *_qmix, vdn, qplex, ...), FOP, HASAC, MAPPO and IPPO, or DOP."""
+    learner: Literal["value", "fop", "hasac", "ppo", "dop", "ddpg", "maac"] = "value"
+    """Value decomposition (every *_qmix, vdn, qplex, ...), FOP, HASAC, MAPPO and IPPO, DOP; for continuous
+    actions alone: deterministic policy gradients (MADDPG, FacMADDPG, deterministic DOP), or MAAC."""
     optimiser: Literal["adam", "rmsprop"] = "adam"
     """What turns gradients into steps: Adam, or PyTorch's RMSprop with decay 0.99."""
     mixer: Literal["vdn", "qmix", "qplex", "qatten", "vdn_s"] = "qmix"
@@ -122,3 +123,23 @@ class Dop:
     """Width of the critics' two hidden layers."""
     tree_steps: int = 5
     """Steps of the off-policy tree-backup target."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ddpg:
+    """Choices of the deterministic policy gradients, for continuous actions."""
+
+    critic: Literal["joint", "monotonic", "linear"] = "joint"
+    """Q(s, u) of the joint action (MADDPG), QMIX's mixer over Q_i(o_i, u_i) (FacMADDPG), or DOP's sum."""
+    hidden: int = 64
+    """Width of the critics' two hidden layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Maac:
+    """MAAC's choices, for continuous actions."""
+
+    heads: int = 4
+    """Attention heads over the other agents."""
+    hidden: int = 64
+    """Width of the critics' layers."""

@@ -7,7 +7,7 @@
 FOP (Zhang et al. 2021), section 5.1, after Panait et al. 2007 and Wei et al. 2018. The wide hill's top is
 0, at (-5, -5); the narrow one's is 10, at (5, 5), the optimum. FOP bounds the actions without saying
 where; [-10, 10] is usual. Rewards are multiplied by `differential.reward_scale`, 0.1 as in FOP. Nothing
-is observed: a constant 1.
+is observed: a constant 1. The statistic `optimal` says whether both actions are within 0.5 of 5.
 """
 
 from collections.abc import Sequence
@@ -41,6 +41,7 @@ def make(name: str, config: Config) -> Env:
         state_dim=1,
         horizon=1,
         limit_is_terminal=True,
+        stats=("optimal", "u1", "u2"),
         max_return=10.0 * scale,
         one_start=True,
         action_dim=1,
@@ -51,9 +52,10 @@ def make(name: str, config: Config) -> Env:
         return GameState(jnp.zeros((), jnp.int32))
 
     def step(key: jax.Array, state: GameState, action: jax.Array):
-        reward = scale * surface(jnp.clip(action[:, 0], -BOUND, BOUND))
+        u = jnp.clip(action[:, 0], -BOUND, BOUND)
         true = jnp.ones((), bool)
-        return GameState(state.step + 1), Outcome(reward, true, ~true, {})
+        stats = {"optimal": (jnp.abs(u - 5.0) <= 0.5).all(), "u1": u[0], "u2": u[1]}
+        return GameState(state.step + 1), Outcome(scale * surface(u), true, ~true, stats)
 
     def expand(state: GameState) -> TimeStep:
         return TimeStep(jnp.ones((N, 1)), jnp.ones((1,)), jnp.ones((N, 0), bool), jnp.ones((N,), bool))
