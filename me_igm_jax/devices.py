@@ -4,8 +4,8 @@ Members never talk to each other, so the split needs no communication. On a CPU 
 runs one member per core: small recurrent networks gain nothing from two threads inside an operation.
 """
 
-import contextlib
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -26,8 +26,12 @@ def prepare(run: Run, members: int) -> None:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     count = run.devices or cpu_devices(members, os.cpu_count() or 1)
-    with contextlib.suppress(RuntimeError):  # a device is in use already: keep those there are
+    try:
         jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # a device is in use already: keep those there are
+        there = jax.local_devices()
+        if there[0].platform == "cpu" and len(there) < min(count, os.cpu_count() or 1):
+            warnings.warn(f"JAX was in use before: {len(there)} of {count} CPU devices, slower", stacklevel=2)
 
 
 def cpu_devices(members: int, cores: int) -> int:

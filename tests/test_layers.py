@@ -81,3 +81,13 @@ def test_ruff_format():
 def test_types():
     # Without the interpreter it would not find the packages of an environment elsewhere, and pass unseen.
     tool("basedpyright", "--level", "error", "--pythonpath", sys.executable)
+
+
+def test_imports_touch_no_device():
+    """Else it is too late to ask for a CPU device per core, and seeds run one after the other."""
+    names = [".".join(("me_igm_jax", *parts)).removesuffix(".__init__") for _, parts in modules()]
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n"
+    code += "from me_igm_jax.envs import env_names; env_names()\n"
+    code += "import jax; jax.config.update('jax_num_cpu_devices', 3); print(len(jax.devices()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.split() == ["3"], found.stderr

@@ -8,13 +8,14 @@ separates them; here they start up to half a unit apart. Allies are sorted by (t
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .smax_battle import Units
 
 WEIGHTS = (0.45, 0.45, 0.10)
 EXCEPTIONS = ("medivac", "baneling")  # a team of nothing else is drawn again
 SIZE = 32.0
-CORNERS = jnp.array([[0.0, 0.0], [0.0, SIZE], [SIZE, 0.0], [SIZE, SIZE]])
+CORNERS = np.array([[0.0, 0.0], [0.0, SIZE], [SIZE, 0.0], [SIZE, SIZE]], np.float32)
 JITTER = 0.5
 
 
@@ -81,7 +82,7 @@ def surround(key: jax.Array, n: int, m: int) -> jax.Array:
     count_key, member_key, corner_key, where_key, jitter_key = jax.random.split(key, 5)
     groups = jax.random.randint(count_key, (), 1, 5)
     member = jax.random.randint(member_key, (m,), 0, groups)
-    corner = jax.random.permutation(corner_key, CORNERS)
+    corner = jax.random.permutation(corner_key, jnp.asarray(CORNERS))
     centre = jnp.full((2,), SIZE / 2)
     inner = centre + 2 * jnp.sign(corner - centre)
     t = jax.random.uniform(where_key, (4, 1))
