@@ -10,12 +10,9 @@ import argparse
 import collections
 import json
 import os
-import resource
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
+
+from runs import train
 
 RESULTS = Path(__file__).parent / "results"
 UNITS5 = "--env smax/smacv2_5_units --run.seeds 2"
@@ -48,24 +45,10 @@ SUITES = {
 }
 
 
-def _children_cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def train(arguments: str) -> dict:
-    """Run it; its command, machine, seconds, curve (mean over seeds) and final values."""
-    main = "from me_igm_jax.cli import main; main()"
-    words = ["train", *arguments.split()]
-    with tempfile.TemporaryDirectory() as directory:
-        run = Path(directory) / "run"
-        extra = ["--run.dir", str(run), "--run.no-progress"]
-        begin, cpu = time.perf_counter(), _children_cpu_seconds()
-        subprocess.run([sys.executable, "-c", main, *words, *extra], check=True, stdout=subprocess.DEVNULL)
-        seconds, cpu = time.perf_counter() - begin, _children_cpu_seconds() - cpu
-        summary = json.loads((run / "summary.json").read_text())
-        manifest = json.loads((run / "manifest.json").read_text())
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def measure(arguments: str) -> dict:
+    """Train; the command, machine, seconds, curve (mean over seeds) and final values."""
+    run = train(arguments.split())
+    summary, rows = run.summary, run.rows
     by_evaluation = collections.defaultdict(list)
     for row in rows:
         by_evaluation[row["eval"]].append(row)
@@ -74,11 +57,11 @@ def train(arguments: str) -> dict:
     final = {k: v for k, v in summary["points"][0].items() if k in ("won", "return")}
     keys = ("compile_seconds", "env_steps_per_second", "updates_per_second", "replay_bytes_per_seed")
     return {
-        "command": " ".join(["me-igm", *words]),
-        "device": manifest["device"],
-        "versions": manifest["versions"],
-        "process_seconds": seconds,
-        "cpu_seconds": cpu,
+        "command": run.command,
+        "device": run.manifest["device"],
+        "versions": run.manifest["versions"],
+        "process_seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
         "final": final,
         "curve": curve,
     } | {k: summary[k] for k in keys}
@@ -91,7 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     result = {"cores": os.cpu_count(), "note": options.note, "rows": {}}
     for name, arguments in SUITES[options.suite].items():
-        row = train(arguments)
+        row = measure(arguments)
         result["rows"][name] = row
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.suite}.json").write_text(json.dumps(result, indent=1) + "\n")

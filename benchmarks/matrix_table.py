@@ -11,11 +11,10 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
+
+from runs import train
 
 OUT = Path(__file__).parent / "results" / "matrix_table.json"
 PRESETS = (
@@ -30,23 +29,11 @@ KEPT = (
 
 def measure(preset: str, seeds: int) -> dict:
     """Train `preset` on matrix/qtran in a process of its own; what its summary says."""
-    with tempfile.TemporaryDirectory() as directory:
-        run = Path(directory) / "run"
-        command = [
-            "train", "--preset", preset, "--env", "matrix/qtran", "--run.seeds", str(seeds),
-            "--run.dir", str(run), "--run.no-progress",
-        ]  # fmt: skip
-        main = "from me_igm_jax.cli import main; main()"
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", main, *command], check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - begin
-        summary = json.loads((run / "summary.json").read_text())
-    point = summary["points"][0]
-    timing = {k: summary[k] for k in ("updates_per_second", "compile_seconds", "peak_memory_bytes")}
-    command[command.index(str(run))] = "runs/table"
-    return {"preset": preset, "seeds": seeds, "command": ["me-igm", *command], "seconds": seconds} | {
-        k: point[k] for k in KEPT if k in point
-    } | timing  # fmt: skip
+    run = train(["--preset", preset, "--env", "matrix/qtran", "--run.seeds", str(seeds)])
+    point = run.summary["points"][0]
+    timing = {k: run.summary[k] for k in ("updates_per_second", "compile_seconds", "peak_memory_bytes")}
+    head = {"preset": preset, "seeds": seeds, "command": run.command, "seconds": run.seconds}
+    return head | {"cpu_seconds": run.cpu_seconds} | {k: point[k] for k in KEPT if k in point} | timing
 
 
 def flops_per_update(preset: str) -> float:

@@ -4,6 +4,8 @@ An agent's action is d numbers within the bounds of `EnvSpec.action_bounds`; net
 [-1, 1]. Densities are of actions in the box's own units.
 """
 
+import math
+
 import distrax
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,11 @@ def half_width(spec: EnvSpec) -> float:
     """Half the length of the box's sides."""
     low, high = _bounds(spec)
     return (high - low) / 2
+
+
+def log_volume(spec: EnvSpec) -> float:
+    """Of the box; minus a uniform policy's log density, so its entropy in nats."""
+    return spec.action_dim * math.log(2 * half_width(spec))
 
 
 def to_unit(action: jax.Array, spec: EnvSpec) -> jax.Array:

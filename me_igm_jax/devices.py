@@ -31,7 +31,7 @@ def prepare(run: Run, members: int) -> None:
     except RuntimeError:  # a device is in use already: keep those there are
         there = jax.local_devices()
         if there[0].platform == "cpu" and len(there) < min(count, os.cpu_count() or 1):
-            warnings.warn(f"JAX was in use before: {len(there)} of {count} CPU devices, slower", stacklevel=2)
+            warnings.warn(f"JAX was used before: {len(there)} of {count} CPU devices, slower", stacklevel=2)
 
 
 def cpu_devices(members: int, cores: int) -> int:
@@ -59,7 +59,8 @@ def over_members(
 ) -> Callable:
     """vmap `f` over the leading axis of every argument but the `shared` ones, split over `mesh`.
 
-    With `at_a_time`, each device takes so many members after the other, in one program still.
+    With `at_a_time`, each device takes so many members after the other (or as many fewer as divide its
+    share), in one program still.
     """
 
     def mapped(*args):
@@ -70,11 +71,15 @@ def over_members(
             if at_a_time is None:
                 return jax.vmap(f, in_axes=axes)(*args)
             own = {i: x for i, x in enumerate(args) if i not in shared}
+            count = len(jax.tree.leaves(own)[0])
+            size = max(d for d in range(1, min(at_a_time, count) + 1) if count % d == 0)
 
-            def one(own):
-                return f(*(own.get(i, x) for i, x in enumerate(args)))
+            def batch(own):
+                return jax.vmap(f, in_axes=axes)(*(own.get(i, x) for i, x in enumerate(args)))
 
-            return jax.lax.map(one, own, batch_size=at_a_time)
+            # By hand, as `jax.lax.map`'s own batches cannot hold empty arrays.
+            parts = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), own)
+            return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), jax.lax.map(batch, parts))
 
         if mesh.size == 1:
             return local(*args)

@@ -78,10 +78,13 @@ def chosen(values, action):
     return np.take_along_axis(values[: len(action)], action[..., None], -1)[..., 0]
 
 
-def utilities(params, batch):
-    """PyTorch's GRU cell on [obs, last action, agent], both memories reset where episodes begin."""
-    p, q = params["params"], []
-    gru, last = p["GRU_0"], np.zeros((B, N, A))
+def utilities(params, batch, encoded=None):
+    """PyTorch's GRU cell on [obs, last action, agent], both memories reset where episodes begin.
+
+    Actions are one-hot unless `encoded` [T, B, N, D] says what the network is given.
+    """
+    p, q, encoded = params["params"], [], np.eye(A)[batch.action] if encoded is None else encoded
+    gru, last = p["GRU_0"], np.zeros(encoded.shape[1:])
     h = np.zeros((B, N, len(gru["w_h"])))
     for t in range(T + 1):
         begins = batch.first[t][:, None, None]
@@ -93,7 +96,7 @@ def utilities(params, batch):
         z = sigmoid(x_z + h_z)
         h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
         q.append(linear(p["Linear_1"], h))
-        last = np.eye(A)[batch.action[min(t, T - 1)]]
+        last = encoded[min(t, T - 1)]
     return np.stack(q)
 
 
