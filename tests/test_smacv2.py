@@ -178,16 +178,16 @@ def test_defaults_are_smacv2s():
 # -- units ----------------------------------------------------------------------------------------
 
 
-def test_colossus_hits_all_opponents_around_its_target():
+def test_colossus_hits_a_line_across_its_fire():
     sim = simulator("protoss_5_vs_5")
     s = place(sim, {
         0: ("colossus", (10, 10)), 1: ("zealot", (15.6, 10)), 5: ("zealot", (16, 10)),
-        6: ("zealot", (17.2, 10)), 7: ("zealot", (16, 12)),
+        6: ("zealot", (16.2, 11.2)), 7: ("zealot", (16, 12)), 8: ("zealot", (17.2, 10)),
     })  # fmt: skip
     after = fight(sim, s, {0: FIRE})
     lost = s.unit_health - after.unit_health
-    assert lost[5] == 20 and lost[6] == 20  # the target, and 1.2 away
-    assert lost[7] == 0 and lost[1] == 0  # 2 away; a team-mate
+    assert lost[5] == 20 and lost[6] == 20  # the target, and 1.2 to its side
+    assert lost[7] == 0 and lost[8] == 0 and lost[1] == 0  # 2 to its side; 1.2 behind it; a team-mate
 
 
 def test_baneling_dies_of_its_attack_and_takes_its_surroundings_along():

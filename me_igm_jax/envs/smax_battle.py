@@ -45,7 +45,8 @@ def fight(sim, s: Units, action: jax.Array, jitter: jax.Array) -> Units:
         enemy = jnp.arange(units) >= sim.num_allies
         opposing = enemy[:, None] != enemy[None]
         can_hit = special.can_hit[types[:, None], types[None]]
-        splash, full_health = special.splash[types], sim.unit_type_health[types]
+        splash, depth = special.splash[types], special.splash_depth[types]
+        full_health = sim.unit_type_health[types]
 
     def world_step(carry, jitter):
         position, alive, health, cooldown = carry
@@ -56,7 +57,11 @@ def fight(sim, s: Units, action: jax.Array, jitter: jax.Array) -> Units:
         fires = acts & (cooldown <= 0.0)
         if special is not None:
             fires &= (at * can_hit).sum(1) > 0
-            around = norm(position[None] - target_position[:, None]) < splash[:, None]
+            aim = target_position - position
+            aim /= jnp.maximum(norm(aim), 1e-6)[:, None]
+            offset = position[None] - target_position[:, None]  # [attacker, hit, 2]
+            along = jnp.abs((offset * aim[:, None]).sum(-1))
+            around = (norm(offset) < splash[:, None]) & (along <= depth[:, None])
             hit = jnp.maximum(at, around & opposing & alive[None] & can_hit)
         else:
             hit = at

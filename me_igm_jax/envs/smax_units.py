@@ -5,6 +5,7 @@ that SMAX lacks; their numbers (Legacy of the Void, "faster" game speed) are bel
 beyond moving and shooting is in `Specials`, which `smax_battle.fight` reads.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ class Unit(NamedTuple):
     radius: float
     health: float
     cooldown: float  # between two shots; of a healer, how long its first energy takes to come back
-    splash: float = 0.0  # every opponent this near to the target is hit too
+    splash: float = 0.0  # every opponent this near to the target is hit too ...
+    splash_depth: float = math.inf  # ... and no further before or behind it, as the attacker sees it
     dies_of_attack: bool = False
     heals: float = 0.0  # health per second
     flies: bool = False
@@ -44,8 +46,8 @@ UNITS = {
     "zealot": Unit(3.15, 8, 2, 9, 0.5, 150, 0.86, hits_air=False),
     "zergling": Unit(4.13, 5, 2, 8, 0.375, 35, 0.5, hits_air=False),
     "hydralisk": Unit(3.15, 12, 5, 9, 0.625, 80, 0.59),
-    # 2 x 10 damage along a line 2.8 wide: here a disc of that width around the target
-    "colossus": Unit(3.15, 20, 7, 10, 1.0, 350, 1.07, splash=1.4, hits_air=False),
+    # 2 x 10 damage along a line 2.8 wide across the line of fire; 0.5 on, as units reach beyond their centres
+    "colossus": Unit(3.15, 20, 7, 10, 1.0, 350, 1.07, splash=1.4, splash_depth=0.5, hits_air=False),
     # 16 + 19 against light units, as both other zerg are; SMACv2 lets melee units attack from 2 away
     "baneling": Unit(3.5, 35, 2, 8, 0.375, 30, 1.0, splash=2.2, dies_of_attack=True, hits_air=False),
     "medivac": Unit(3.5, 0, 4, 11, 0.75, 150, 50 / 0.7875, heals=12.6, flies=True, hits_air=False),
@@ -61,6 +63,7 @@ class Specials(NamedTuple):
     """Per unit type K, what SMAX has no words for."""
 
     splash: jax.Array  # [K]
+    splash_depth: jax.Array  # [K]
     dies_of_attack: jax.Array  # [K] bool
     heals: jax.Array  # [K]
     can_hit: jax.Array  # [K, K] bool, attacker and target
@@ -154,6 +157,7 @@ def specials(units: list[Unit]) -> Specials:
     can_hit = [[not a.heals and (a.hits_air or not t.flies) for t in units] for a in units]
     return Specials(
         splash=jnp.array([u.splash for u in units]),
+        splash_depth=jnp.array([u.splash_depth for u in units]),
         dies_of_attack=jnp.array([u.dies_of_attack for u in units]),
         heals=jnp.array([u.heals for u in units]),
         can_hit=jnp.array(can_hit),
