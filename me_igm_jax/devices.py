@@ -59,8 +59,7 @@ def over_members(
 ) -> Callable:
     """vmap `f` over the leading axis of every argument but the `shared` ones, split over `mesh`.
 
-    With `at_a_time`, each device takes so many members after the other (or as many fewer as divide its
-    share), in one program still.
+    With `at_a_time`, each device takes so many members after the other, in one program still.
     """
 
     def mapped(*args):
@@ -71,15 +70,11 @@ def over_members(
             if at_a_time is None:
                 return jax.vmap(f, in_axes=axes)(*args)
             own = {i: x for i, x in enumerate(args) if i not in shared}
-            count = len(jax.tree.leaves(own)[0])
-            size = max(d for d in range(1, min(at_a_time, count) + 1) if count % d == 0)
 
-            def batch(own):
-                return jax.vmap(f, in_axes=axes)(*(own.get(i, x) for i, x in enumerate(args)))
+            def one(own):
+                return f(*(own.get(i, x) for i, x in enumerate(args)))
 
-            # By hand, as `jax.lax.map`'s own batches cannot hold empty arrays.
-            parts = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), own)
-            return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), jax.lax.map(batch, parts))
+            return jax.lax.map(one, own, batch_size=at_a_time)
 
         if mesh.size == 1:
             return local(*args)

@@ -69,7 +69,7 @@ class TimeStep(NamedTuple):
 
     obs: jax.Array  # [..., N, *D] float
     state: jax.Array  # [..., G] float; for training and exploration only, never for greedy execution
-    avail: jax.Array  # [..., N, A] bool; at least one available to every agent, unless A = 0 (continuous)
+    avail: jax.Array  # [..., N, A] bool; one or more for every agent (continuous: one true column)
     alive: jax.Array  # [..., N] bool
 
 

@@ -15,7 +15,8 @@ from me_igm_jax.presets import load, preset_names
 from me_igm_jax.types import Batch
 
 VARIANTS = {"fop_released", "hasac_released", "dop_released", "mappo_jaxmarl"}  # their oracles see them
-PRESETS = sorted(set(preset_names()) - VARIANTS)
+CONTINUOUS = {"maddpg", "facmaddpg", "maac"}  # for continuous actions alone; files of their own
+PRESETS = sorted(set(preset_names()) - VARIANTS - CONTINUOUS)
 VALUE = [name for name in PRESETS if load(name, env="probe/clock").algo.learner == "value"]
 PPO = [name for name in PRESETS if load(name, env="probe/clock").algo.learner == "ppo"]
 METRICS = {"q_tot", "target", "entropy", "grad_norm"}

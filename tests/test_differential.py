@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from me_igm_jax import ConfigError, load, replay, rollout
+from me_igm_jax import ConfigError, load, replay, rollout, run
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.envs import differential, make
-from me_igm_jax.presets import preset_names
+
+PLAYERS = {"me_qmix", "fop", "maac", "maddpg", "dop"}
 
 
 def mtq(**options):
@@ -51,7 +52,7 @@ def test_one_terminal_step(scale):
         assert bool(outcome.stats["optimal"]) == (value == 10)
         for seen in (env.observe(state), env.observe(after)):
             assert seen.obs.tolist() == [[1.0], [1.0]] and seen.state.tolist() == [1.0]
-            assert seen.avail.shape == (2, 0) and seen.alive.tolist() == [True, True]
+            assert seen.avail.tolist() == [[True], [True]] and seen.alive.tolist() == [True, True]
 
 
 def test_replay_keeps_continuous_actions():
@@ -67,10 +68,31 @@ def test_replay_keeps_continuous_actions():
     )
 
 
-@pytest.mark.parametrize("preset", preset_names())
+def algorithm(preset, env):
+    config = load(preset, env=env)
+    return make_algorithm(config, make(config).spec)
+
+
+@pytest.mark.parametrize("preset", ["hasac", "mappo", "ippo"])
 def test_learners_of_discrete_actions_refuse(preset):
-    config = load(preset, env="differential/mtq")
-    with pytest.raises(
-        ConfigError, match=f"'differential/mtq': its actions are continuous, {preset}'s are not"
-    ):
-        make_algorithm(config, make(config).spec)
+    with pytest.raises(ConfigError, match=f"mtq': its actions are continuous, {preset}'s are not"):
+        algorithm(preset, "differential/mtq")
+
+
+@pytest.mark.parametrize("preset", ["maddpg", "facmaddpg", "maac"])
+def test_learners_of_continuous_actions_refuse(preset):
+    with pytest.raises(ConfigError, match=f"qtran': its actions are discrete, {preset}'s are not"):
+        algorithm(preset, "matrix/qtran")
+
+
+@pytest.mark.parametrize("preset", sorted(PLAYERS))
+def test_players_play(preset, tmp_path):
+    """The whole program, seeds in batches and on two devices, from the command's own entry point."""
+    options = {"total_steps": 80, "evals": 1, "seeds": 4, "seeds_per_batch": 2, "progress": False}
+    small = {"replay.capacity": 80, "replay.batch": 8, "net.hidden": 8, "run.dir": str(tmp_path / "run")}
+    result = run(
+        load(preset, env="differential/mtq", **small, **{f"run.{k}": v for k, v in options.items()})
+    )
+    point = result.summary["points"][0]
+    u = np.asarray([point["u1"]["per_seed"], point["u2"]["per_seed"]])
+    assert u.shape == (2, 4) and (np.abs(u) <= 10).all() and 0 <= point["optimal"]["mean"] <= 1

@@ -2,11 +2,15 @@
 
 from ..config import Config, ConfigError
 from ..types import Algorithm, EnvSpec
+from .ddpg import make_ddpg
 from .dop import make_dop
 from .fop import make_fop
+from .fop_continuous import make_fop_continuous
 from .hasac import make_hasac
+from .maac import make_maac
 from .ppo import make_ppo
 from .value import make_value
+from .value_continuous import make_value_continuous
 
 
 def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
@@ -24,4 +28,9 @@ DISCRETE = {
     "ppo": make_ppo,
     "dop": make_dop,
 }
-CONTINUOUS = {}
+CONTINUOUS = {
+    "value": make_value_continuous,
+    "ddpg": make_ddpg,
+    "fop": make_fop_continuous,
+    "maac": make_maac,
+}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..config import Config, Fop, Hypers
+from ..config import Config, ConfigError, Fop, Hypers
 from ..mixers import importance, similarity
 from ..nets import MLP
 from ..policies import sample
@@ -69,6 +69,17 @@ class Goal(NamedTuple):
     entropy: jax.Array  # [T, B] joint entropy of the current policy
 
 
+def temperature_ratio(gain: jax.Array, weighted: jax.Array, mask: jax.Array) -> jax.Array:
+    """E[Q_i - V_i] / E[lambda_i (Q_i - V_i)] for each agent, [..., N] -> [N]; 1 where the signs differ."""
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x: masked_mean(jnp.broadcast_to(x, mask.shape), mask), -1)(x)
+
+    above, below = mean(gain), mean(weighted)
+    ratio = above / jnp.where(above * below > 0, below, 1.0)
+    return jnp.where(above * below > 0, jnp.clip(ratio, 1 / RATIO, RATIO), 1.0)
+
+
 def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
     """Build FOP for environments of shape `spec`. Losses, each with its own optimiser:
 
@@ -80,6 +91,8 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
     The networks of Q_i, V_i and pi_i are those that `config.net` describes.
     """
     algo, fop = config.algo, config.fop
+    if fop.form == "linear":
+        raise ConfigError("fop.form=linear: is for continuous actions; use fop.form=paper")
     actor, critic = make_actor(config.net, spec), make_agent_net(config.net, spec)
     value_net = make_agent_net(config.net, spec, outputs=1)
     mixer = Factorisation(fop, algo.mixing_embed, algo.hyper_embed)
@@ -122,8 +135,11 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         v = soft_value(out["critic"], out.get("value"), alpha)
         alphas = alpha * jnp.ones(spec.n_agents)
         if fop.temperatures == "ratio":
-            now = (out["critic"][0], v[0], probs, action, state)
-            alphas *= temperature_ratio(learner.params["mixer"], *(x[:T] for x in now), mask=batch.mask)
+            q, now_v = out["critic"][0, :T], v[0, :T]
+            now = (q[None], now_v[None], action[:T], state[:T])
+            weight = joint(learner.params["mixer"], *now).weight[0]
+            gain = (probs[:T] * q).sum(-1) - now_v
+            alphas *= temperature_ratio(gain, weight * (chosen(q, action[:T]) - now_v), batch.mask)
         q_min = out["critic"].min(0)
         soft_v = (probs * q_min).sum(-1) + alphas * entropy
         joint_entropy = entropy[:T].sum(-1)
@@ -140,18 +156,6 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         if fop.entropy == "mean":  # the released code adds it past terminal steps too
             g += batch.discount * bonus[1:]
         return Goal(g, soft_v[:T], alphas, joint_entropy)
-
-    def temperature_ratio(params: Params, q, v, probs, action, state, mask) -> jax.Array:
-        """E_pi[Q_i - V_i] / E_pi[lambda_i (Q_i - V_i)] for each agent, [N]; 1 where the signs differ."""
-
-        def mean(x: jax.Array) -> jax.Array:
-            return jax.vmap(lambda x: masked_mean(jnp.broadcast_to(x, mask.shape), mask), -1)(x)
-
-        weight = joint(params, q[None], v[None], action, state).weight[0]
-        above = mean((probs * q).sum(-1) - v)
-        below = mean(weight * (chosen(q, action) - v))
-        ratio = above / jnp.where(above * below > 0, below, 1.0)
-        return jnp.where(above * below > 0, jnp.clip(ratio, 1 / RATIO, RATIO), 1.0)
 
     def losses(out: Params, mixers: Params, batch: Batch, goal: Goal, hypers: Hypers, alpha):
         T, mask = len(batch.reward), batch.mask

@@ -57,6 +57,8 @@ class Hypers:
     """Environment steps over which epsilon falls linearly."""
     noise: float = 0.1
     """Standard deviation of a deterministic policy's exploration, as a share of half the action's range."""
+    action_penalty: float = 0.0
+    """Weight of the mean square of a deterministic policy's actions, in [-1, 1], in its loss."""
     reward_scale: float = 1.0
     """Multiplies the rewards that are learned from; evaluation never does."""
     shaping: float = 1.0

@@ -51,14 +51,19 @@ class Algo:
     """Attention heads of Qatten."""
     central_embed: int = 256
     """Hidden width of the central critic's mixing network."""
+    proposals: int = 32
+    """Continuous actions: uniform draws that an agent's policy chooses among, at every instant."""
+    refinements: int = 4
+    """Continuous actions: how often the greedy action is sought again, ever more closely."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fop:
     """FOP's parts: the paper's, or what the released code does in their place."""
 
-    form: Literal["paper", "released"] = "paper"
-    """Q_jt: lambda_i weighs the gradient to Q_i (paper), or only the value of Q_jt (released)."""
+    form: Literal["paper", "released", "linear"] = "paper"
+    """Q_jt: lambda_i weighs the gradient to Q_i (paper), or only the value of Q_jt (released); or the
+    paper's ablation for continuous actions, DOP's sum_i k_i(s) Q_i + b(s) (linear)."""
     entropy: Literal["sum", "mean"] = "sum"
     """sum_i log pi_i inside the lambda-return, or mean_i log pi_i added to it, undiscounted (released)."""
     value: Literal["network", "logsumexp"] = "network"
@@ -132,7 +137,8 @@ class Ddpg:
     critic: Literal["joint", "monotonic", "linear"] = "joint"
     """Q(s, u) of the joint action (MADDPG), QMIX's mixer over Q_i(o_i, u_i) (FacMADDPG), or DOP's sum."""
     hidden: int = 64
-    """Width of the critics' two hidden layers."""
+    """Width of the joint critic's two hidden layers; of what Q_i reads from `net`, and of its layer on that
+    and the action."""
 
 
 @dataclasses.dataclass(frozen=True)

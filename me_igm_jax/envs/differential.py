@@ -58,7 +58,7 @@ def make(name: str, config: Config) -> Env:
         return GameState(state.step + 1), Outcome(scale * surface(u), true, ~true, stats)
 
     def expand(state: GameState) -> TimeStep:
-        return TimeStep(jnp.ones((N, 1)), jnp.ones((1,)), jnp.ones((N, 0), bool), jnp.ones((N,), bool))
+        return TimeStep(jnp.ones((N, 1)), jnp.ones((1,)), jnp.ones((N, 1), bool), jnp.ones((N,), bool))
 
     return Env(spec, reset, step, expand)
 

@@ -46,7 +46,7 @@ UNITS = {
     "zealot": Unit(3.15, 8, 2, 9, 0.5, 150, 0.86, hits_air=False),
     "zergling": Unit(4.13, 5, 2, 8, 0.375, 35, 0.5, hits_air=False),
     "hydralisk": Unit(3.15, 12, 5, 9, 0.625, 80, 0.59),
-    # 2 x 10 damage along a line 2.8 wide across the line of fire; 0.5 on, as units reach beyond their centres
+    # 2 x 10 damage on a line 2.8 wide across the line of fire; 0.5, as units reach beyond their centres
     "colossus": Unit(3.15, 20, 7, 10, 1.0, 350, 1.07, splash=1.4, splash_depth=0.5, hits_air=False),
     # 16 + 19 against light units, as both other zerg are; SMACv2 lets melee units attack from 2 away
     "baneling": Unit(3.5, 35, 2, 8, 0.375, 30, 1.0, splash=2.2, dies_of_attack=True, hits_air=False),
