@@ -19,7 +19,12 @@ from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
 from .actor import make_deterministic_actor
 from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, trim
 from .dop import LinearMixer, instants
-from .learning import actor_critic_optimiser, target_refresher
+from .learning import (
+    actor_critic_optimiser,
+    new_learner,
+    stepped,
+    target_refresher,
+)
 
 sg = jax.lax.stop_gradient
 GROUPS = {"actor": "actor", "critic": "critic"}
@@ -155,27 +160,15 @@ def make_ddpg(config: Config, spec: EnvSpec) -> Algorithm:
         grads, metrics = jax.grad(losses, has_aux=True)(learner.params)
         metrics["grad_norm"] = optax.global_norm(grads)
         tx = actor_critic_optimiser(config.algo.optimiser, GROUPS, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        return stepped(learner, grads, tx), metrics
 
     # -- life cycle --------------------------------------------------------------------------------
 
     def init(key: jax.Array, hypers: Hypers) -> Learner:
         actor_key, critic_key = jax.random.split(key)
         params = {"actor": actor.init(actor_key), "critic": critic.init(critic_key)}
-        return Learner(
-            params=params,
-            target=params,
-            opt_state=actor_critic_optimiser(config.algo.optimiser, GROUPS, hypers).init(params),
-            log_alpha=jnp.zeros(()),  # no temperature
-            alpha_opt_state=(),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = actor_critic_optimiser(config.algo.optimiser, GROUPS, hypers)
+        return new_learner(params, params, tx)
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         T, batch = len(batch.reward), trim(batch, spec)

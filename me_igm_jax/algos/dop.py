@@ -20,7 +20,12 @@ from ..returns import lambda_return, masked_mean, n_step_return
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .actor import make_actor
 from .agent import apply, chosen, each_sample, empty_step, trim
-from .learning import actor_critic_optimiser, target_refresher
+from .learning import (
+    actor_critic_optimiser,
+    new_learner,
+    stepped,
+    target_refresher,
+)
 
 sg = jax.lax.stop_gradient
 
@@ -161,13 +166,7 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
         grads, metrics = jax.grad(losses, has_aux=True)(learner.params)
         metrics["grad_norm"] = optax.global_norm(grads)
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        return stepped(learner, grads, tx), metrics
 
     # -- life cycle --------------------------------------------------------------------------------
 
@@ -179,14 +178,8 @@ def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
             "critic": critic.init(critic_key, step.state, inputs(step)),
             "mixer": mixer.init(mixer_key, step.state),
         }
-        return Learner(
-            params=params,
-            target={k: params[k] for k in ("critic", "mixer")},
-            opt_state=actor_critic_optimiser(algo.optimiser, groups, hypers).init(params),
-            log_alpha=jnp.zeros(()),  # no temperature
-            alpha_opt_state=(),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
+        return new_learner(params, ("critic", "mixer"), tx)
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         T, batch = len(batch.reward), trim(batch, spec)

@@ -18,7 +18,14 @@ from ..returns import lambda_return, masked_mean
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
 from .actor import make_actor
 from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import actor_critic_optimiser, next_temperature, target_refresher, temperature_optimiser
+from .learning import (
+    actor_critic_optimiser,
+    first_temperature,
+    new_learner,
+    next_temperature,
+    stepped,
+    target_refresher,
+)
 
 sg = jax.lax.stop_gradient
 RATIO = 10.0  # alpha_i stays within this factor of alpha: the paper's ratio has no bounds of its own
@@ -191,23 +198,15 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         (d_out, d_mixers), metrics = grad(out, learner.params["mixer"], batch, goal, hypers, alpha)
         grads = {**pull_back(d_out)[0], "mixer": d_mixers}
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
         entropy, wanted = masked_mean(goal.entropy, batch.mask), spec.n_agents * hypers.target_entropy
-        log_alpha, alpha_opt_state = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
+        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
         metrics |= {
             "entropy": entropy / spec.n_agents,
             "alpha": alpha,
             "alpha_i": goal.alpha.mean(),
             "grad_norm": optax.global_norm(grads),
         }
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            log_alpha=log_alpha,
-            alpha_opt_state=alpha_opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        return stepped(learner, grads, tx, temperature), metrics
 
     # -- life cycle --------------------------------------------------------------------------------
 
@@ -222,15 +221,8 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         }
         if fop.value == "network":
             params["value"] = value_net.init(keys[3])
-        log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
-        return Learner(
-            params=params,
-            target={k: params[k] for k in ("critic", "mixer")},
-            opt_state=actor_critic_optimiser(algo.optimiser, groups, hypers).init(params),
-            log_alpha=log_alpha,
-            alpha_opt_state=temperature_optimiser(algo, hypers).init(log_alpha),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
+        return new_learner(params, ("critic", "mixer"), tx, first_temperature(algo, hypers))
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         T, batch = len(batch.reward), trim(batch, spec)

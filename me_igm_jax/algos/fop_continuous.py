@@ -16,7 +16,14 @@ from .actor import make_gaussian_actor
 from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, trim
 from .dop import LinearMixer
 from .fop import Factorisation, Joint, temperature_ratio
-from .learning import actor_critic_optimiser, next_temperature, target_refresher, temperature_optimiser
+from .learning import (
+    actor_critic_optimiser,
+    first_temperature,
+    new_learner,
+    next_temperature,
+    stepped,
+    target_refresher,
+)
 
 sg = jax.lax.stop_gradient
 
@@ -115,17 +122,9 @@ def make_fop_continuous(config: Config, spec: EnvSpec) -> Algorithm:
         grads, (metrics, entropy) = jax.grad(losses, has_aux=True)(learner.params)
         metrics["grad_norm"] = optax.global_norm(grads)
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
         wanted = spec.n_agents * hypers.target_entropy
-        log_alpha, alpha_opt_state = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            log_alpha=log_alpha,
-            alpha_opt_state=alpha_opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
+        return stepped(learner, grads, tx, temperature), metrics
 
     # -- life cycle --------------------------------------------------------------------------------
 
@@ -140,15 +139,8 @@ def make_fop_continuous(config: Config, spec: EnvSpec) -> Algorithm:
             "mixer": mixer.init(keys[3], *mixing),
             "value": value_net.init(keys[4]),
         }
-        log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
-        return Learner(
-            params=params,
-            target={k: params[k] for k in ("critic", "head", "mixer")},
-            opt_state=actor_critic_optimiser(algo.optimiser, groups, hypers).init(params),
-            log_alpha=log_alpha,
-            alpha_opt_state=temperature_optimiser(algo, hypers).init(log_alpha),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
+        return new_learner(params, ("critic", "head", "mixer"), tx, first_temperature(algo, hypers))
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         (T, _), batch, params = batch.reward.shape, trim(batch, spec), learner.params

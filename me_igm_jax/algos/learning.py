@@ -1,6 +1,6 @@
 """What all learners share of learning: optimisers, the temperature's rules, the targets' refresh."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,12 @@ def temperature_optimiser(algo: Algo, hypers: Hypers) -> optax.GradientTransform
     return (optax.adam if algo.temperature == "adam" else optax.sgd)(hypers.alpha_lr)
 
 
+def first_temperature(algo: Algo, hypers: Hypers):
+    """(log alpha, its optimiser's state) at hypers.alpha."""
+    log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
+    return log_alpha, temperature_optimiser(algo, hypers).init(log_alpha)
+
+
 def next_temperature(
     algo: Algo, learner: Learner, entropy: jax.Array, target: jax.Array | float, env_steps, hypers: Hypers
 ):
@@ -62,6 +68,36 @@ def next_temperature(
         step, state = temperature_optimiser(algo, hypers).update(grad, state)
         log_alpha = optax.apply_updates(log_alpha, step)
     return log_alpha, state
+
+
+def new_learner(
+    params: Params,
+    targets: Iterable[str],
+    tx: optax.GradientTransformation,
+    temperature: tuple | None = None,
+) -> Learner:
+    """A learner before its first update, with target networks of the parts of `params` that `targets`
+    names; `temperature` is what `first_temperature` gave, if it has one.
+    """
+    log_alpha, alpha_opt_state = temperature or (jnp.zeros(()), ())
+    target = {name: params[name] for name in targets}
+    return Learner(params, target, tx.init(params), log_alpha, alpha_opt_state, jnp.zeros((), jnp.int32))
+
+
+def stepped(
+    learner: Learner, grads: Params, tx: optax.GradientTransformation, temperature: tuple | None = None
+) -> Learner:
+    """`learner` after one gradient step; `temperature` is what `next_temperature` gave, if there is one."""
+    step, opt_state = tx.update(grads, learner.opt_state, learner.params)
+    log_alpha, alpha_opt_state = temperature or (learner.log_alpha, learner.alpha_opt_state)
+    return Learner(
+        params=optax.apply_updates(learner.params, step),
+        target=learner.target,
+        opt_state=opt_state,
+        log_alpha=log_alpha,
+        alpha_opt_state=alpha_opt_state,
+        updates=learner.updates + 1,
+    )
 
 
 def refreshed(target: Params, params: Params, due: jax.Array, hypers: Hypers) -> Params:

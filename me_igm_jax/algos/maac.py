@@ -16,7 +16,14 @@ from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
 from .actor import make_gaussian_actor
 from .agent import apply, each_sample, empty_step, make_agent_net, trim
 from .fop_continuous import draw, mode
-from .learning import actor_critic_optimiser, next_temperature, target_refresher, temperature_optimiser
+from .learning import (
+    actor_critic_optimiser,
+    first_temperature,
+    new_learner,
+    next_temperature,
+    stepped,
+    target_refresher,
+)
 
 sg = jax.lax.stop_gradient
 
@@ -121,17 +128,9 @@ def make_maac(config: Config, spec: EnvSpec) -> Algorithm:
         grads, (metrics, entropy) = jax.grad(losses, has_aux=True)(learner.params)
         metrics["grad_norm"] = optax.global_norm(grads)
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
         wanted = spec.n_agents * hypers.target_entropy
-        log_alpha, alpha_opt_state = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            log_alpha=log_alpha,
-            alpha_opt_state=alpha_opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
+        return stepped(learner, grads, tx, temperature), metrics
 
     # -- life cycle --------------------------------------------------------------------------------
 
@@ -143,15 +142,8 @@ def make_maac(config: Config, spec: EnvSpec) -> Algorithm:
             "features": features.init(keys[1]),
             "critic": critic.init(keys[2], h, action),
         }
-        log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
-        return Learner(
-            params=params,
-            target=dict(params),
-            opt_state=actor_critic_optimiser(algo.optimiser, groups, hypers).init(params),
-            log_alpha=log_alpha,
-            alpha_opt_state=temperature_optimiser(algo, hypers).init(log_alpha),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
+        return new_learner(params, params, tx, first_temperature(algo, hypers))
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         (T, _), batch, params = batch.reward.shape, trim(batch, spec), learner.params

@@ -182,8 +182,9 @@ def make_critic(config: Config, spec: EnvSpec) -> Critic:
     team = make_agent_net(net, spec._replace(n_agents=1, obs_shape=(spec.state_dim,)), outputs=1)
 
     def value(params: Params, batch: Batch) -> jax.Array:
-        steps = batch.steps._replace(obs=batch.steps.state[..., None, :])
-        return team.unroll(params, batch._replace(steps=steps, action=batch.action[..., :1]))[..., 0]
+        seen = {"obs": batch.steps.state[..., None, :], "alive": batch.steps.alive[..., :1]}
+        alone = batch._replace(steps=batch.steps._replace(**seen), action=batch.action[..., :1])
+        return team.unroll(params, alone)[..., 0]
 
     return Critic(team.init, value)
 

@@ -18,7 +18,14 @@ from ..returns import lambda_return, masked_mean
 from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import next_temperature, optimiser, target_refresher, temperature_optimiser
+from .learning import (
+    first_temperature,
+    new_learner,
+    next_temperature,
+    optimiser,
+    stepped,
+    target_refresher,
+)
 from .losses import JointValues, q_tot_loss
 
 sg = jax.lax.stop_gradient
@@ -154,23 +161,15 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         (d_qs, d_heads), metrics = grad(qs, heads, batch, goal.q_tot, hypers)
         grads = {**pull_back(d_qs)[0], **d_heads}
         tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
         entropy = masked_mean(goal.entropy, batch.mask)
         wanted = spec.n_agents * hypers.target_entropy
-        log_alpha, alpha_opt_state = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
+        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
         metrics |= {
             "entropy": entropy / spec.n_agents,
             "alpha": jnp.exp(learner.log_alpha),
             "grad_norm": optax.global_norm(grads),
         }
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            log_alpha=log_alpha,
-            alpha_opt_state=alpha_opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        return stepped(learner, grads, tx, temperature), metrics
 
     # -- life cycle -------------------------------------------------------------------------------
 
@@ -187,15 +186,8 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         if algo.central_critic:
             params["central_agent"] = agent.init(next(keys))
             params["central_mixer"] = central_mixer.init(next(keys), *mixing)
-        log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
-        return Learner(
-            params=params,
-            target=params,
-            opt_state=optimiser(algo.optimiser, hypers.lr, hypers).init(params),
-            log_alpha=log_alpha,
-            alpha_opt_state=temperature_optimiser(algo, hypers).init(log_alpha),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = optimiser(algo.optimiser, hypers.lr, hypers)
+        return new_learner(params, params, tx, first_temperature(algo, hypers))
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         T, batch = len(batch.reward), trim(batch, spec)

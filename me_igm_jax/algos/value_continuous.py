@@ -25,7 +25,14 @@ from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .actor import exploration_rate
 from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, trim
-from .learning import next_temperature, optimiser, target_refresher, temperature_optimiser
+from .learning import (
+    first_temperature,
+    new_learner,
+    next_temperature,
+    optimiser,
+    stepped,
+    target_refresher,
+)
 from .losses import JointValues, q_tot_loss
 from .value import Targets
 
@@ -174,22 +181,14 @@ def make_value_continuous(config: Config, spec: EnvSpec) -> Algorithm:
         )
         grads = {**pull_back(d_h)[0], **d_heads}
         tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
-        step, opt_state = tx.update(grads, learner.opt_state, learner.params)
         entropy, wanted = masked_mean(goal.entropy, batch.mask), spec.n_agents * hypers.target_entropy
-        log_alpha, alpha_opt_state = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
+        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
         metrics |= {
             "entropy": entropy / spec.n_agents,
             "alpha": jnp.exp(learner.log_alpha),
             "grad_norm": optax.global_norm(grads),
         }
-        learner = learner._replace(
-            params=optax.apply_updates(learner.params, step),
-            opt_state=opt_state,
-            log_alpha=log_alpha,
-            alpha_opt_state=alpha_opt_state,
-            updates=learner.updates + 1,
-        )
-        return learner, metrics
+        return stepped(learner, grads, tx, temperature), metrics
 
     # -- life cycle --------------------------------------------------------------------------------
 
@@ -209,15 +208,8 @@ def make_value_continuous(config: Config, spec: EnvSpec) -> Algorithm:
             params["central_agent"] = agent.init(next(keys))
             params["central_head"] = head.init(next(keys), h, action)
             params["central_mixer"] = central_mixer.init(next(keys), per_agent, per_agent, action, state)
-        log_alpha = jnp.log(jnp.asarray(hypers.alpha, jnp.float32))
-        return Learner(
-            params=params,
-            target=params,
-            opt_state=optimiser(algo.optimiser, hypers.lr, hypers).init(params),
-            log_alpha=log_alpha,
-            alpha_opt_state=temperature_optimiser(algo, hypers).init(log_alpha),
-            updates=jnp.zeros((), jnp.int32),
-        )
+        tx = optimiser(algo.optimiser, hypers.lr, hypers)
+        return new_learner(params, params, tx, first_temperature(algo, hypers))
 
     def inspect(learner: Learner, batch: Batch) -> Inspection:
         T, batch = len(batch.reward), trim(batch, spec)
