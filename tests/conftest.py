@@ -2,10 +2,14 @@
 
 import os
 from functools import cache
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# As the driver compiles (devices.compiler_options): halves the time of the suite.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+# What tests compile they hardly run: a fifth of the compile time (docs/engineering-notes.md). Unknown flags are fatal.
+QUICK = " --xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + QUICK
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +59,10 @@ def batch():
 
 @cache
 def tiny(preset: str, env: str = "probe/clock", **overrides):
-    """A small configuration of `preset` and its algorithm for SPEC; made once, so compiled once."""
+    """A small configuration of `preset` and its algorithm for SPEC, compiled; made once."""
     if preset == "dop":  # of a batch of 4 sequences the first half is fresh
         overrides = {"collect.envs": 2, "collect.episodes_per_update": 2} | overrides
     config = load(preset, env=env, **(TINY | overrides))
-    return config, make_algorithm(config, SPEC)
+    algo = make_algorithm(config, SPEC)
+    pure = ("init", "act", "greedy", "update", "inspect")
+    return config, algo._replace(**{name: jax.jit(getattr(algo, name)) for name in pure})
