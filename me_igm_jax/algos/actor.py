@@ -58,13 +58,27 @@ def make_gaussian_actor(net: Net, spec: EnvSpec) -> Actor:
 
     def greedy(learner: Learner, carry: Carry, step: TimeStep):
         hidden, out = agent.step(learner.params["actor"], carry, step)
-        action = to_box(jnp.tanh(out[..., : spec.action_dim]), spec)
+        action = mode(squashed_gaussian(out, spec))
         return (hidden, action), action
 
     def policy(params: Params, batch: Batch):
         return squashed_gaussian(agent.unroll(params, batch), spec)
 
     return Actor(agent.init, agent.carry, act, greedy, policy)
+
+
+def draw(policy, key: jax.Array, B: int) -> tuple[jax.Array, jax.Array]:
+    """Reparameterised actions [I, B, N, d] and log densities [I, B, N] of squashed Gaussians [I, B, N].
+
+    Where the sequences of a trimmed batch share one policy, [I, 1, N], each has a draw of its own.
+    """
+    drawn = policy.sample_and_log_prob(seed=key, sample_shape=(B // policy.batch_shape[1],))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], B, *x.shape[3:]), drawn)
+
+
+def mode(policy) -> jax.Array:
+    """What greedy agents do, the mean of the Gaussian before it is squashed: [..., N, d]."""
+    return policy.bijector.forward(policy.distribution.mean())
 
 
 def make_deterministic_actor(net: Net, spec: EnvSpec) -> Actor:

@@ -12,7 +12,7 @@ from ..boxes import to_unit
 from ..config import Config, ConfigError, Hypers
 from ..returns import lambda_return, masked_mean
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
-from .actor import make_gaussian_actor
+from .actor import draw, make_gaussian_actor, mode
 from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, trim
 from .dop import LinearMixer
 from .fop import Factorisation, Joint, temperature_ratio
@@ -154,17 +154,3 @@ def make_fop_continuous(config: Config, spec: EnvSpec) -> Algorithm:
         return each_sample(Inspection(None, q_jt(batch.action), q_jt(best), best, None, None), batch)
 
     return Algorithm(init, actor.carry, actor.act, actor.greedy, update, target_refresher(spec), inspect)
-
-
-def draw(policy, key: jax.Array, B: int) -> tuple[jax.Array, jax.Array]:
-    """Reparameterised actions [I, B, N, d] and log densities [I, B, N] of squashed Gaussians [I, B, N].
-
-    Where the sequences of a trimmed batch share one policy, [I, 1, N], each has a draw of its own.
-    """
-    drawn = policy.sample_and_log_prob(seed=key, sample_shape=(B // policy.batch_shape[1],))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], B, *x.shape[3:]), drawn)
-
-
-def mode(policy) -> jax.Array:
-    """What greedy agents do, the mean of the Gaussian before it is squashed: [..., N, d]."""
-    return policy.bijector.forward(policy.distribution.mean())

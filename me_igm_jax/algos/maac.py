@@ -13,9 +13,8 @@ from ..mixers import concat
 from ..nets import Linear, torch_uniform
 from ..returns import lambda_return, masked_mean
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
-from .actor import make_gaussian_actor
+from .actor import draw, make_gaussian_actor, mode
 from .agent import apply, each_sample, empty_step, make_agent_net, trim
-from .fop_continuous import draw, mode
 from .learning import (
     actor_critic_optimiser,
     first_temperature,

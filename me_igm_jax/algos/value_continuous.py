@@ -34,7 +34,7 @@ from .learning import (
     target_refresher,
 )
 from .losses import JointValues, q_tot_loss
-from .value import Targets
+from .value import Targets, split_params
 
 sg = jax.lax.stop_gradient
 NOT_ENUMERATING = {
@@ -225,9 +225,3 @@ def make_value_continuous(config: Config, spec: EnvSpec) -> Algorithm:
 def take(menu: jax.Array, index: jax.Array) -> jax.Array:
     """The proposals [..., N, K, d] at `index` [..., N]: [..., N, d]."""
     return jnp.take_along_axis(menu, index[..., None, None], axis=-2)[..., 0, :]
-
-
-def split_params(params: Params) -> tuple[Params, Params]:
-    """The networks unrolled over time, and all that is applied to their outputs."""
-    agents = {k: v for k, v in params.items() if k in ("agent", "central_agent")}
-    return agents, {k: v for k, v in params.items() if k not in agents}
