@@ -26,6 +26,7 @@ FIGURES = ROOT / "docs" / "figures"
 PATHS = 8  # seeds whose way through the game is kept
 ROWS = {
     "me_qmix": "--preset me_qmix",
+    "me_qmix_constant_lr": "--preset me_qmix --hypers.lr-decay 1",
     "me_ow_qmix": "--preset me_ow_qmix",
     "me_qplex": "--preset me_qplex",
     "qmix": "--preset qmix",
@@ -81,8 +82,9 @@ def explored(name: str) -> np.ndarray:
 
     from me_igm_jax.train import make_train
 
-    preset = ROWS[name].split()[1]
-    config = load(preset, env="differential/mtq", **{"replay.capacity": 20_000})
+    words = ROWS[name].split()
+    options = dict(zip([w[2:].replace("-", "_") for w in words[::2]], words[1::2], strict=True))
+    config = load(options.pop("preset"), env="differential/mtq", **(options | {"replay.capacity": 20_000}))
     state, _ = jax.jit(make_train(config))(jax.random.key(0), config.hypers)
     return np.asarray(state.ring.action[0, :, :, 0])
 
