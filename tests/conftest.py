@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 from me_igm_jax.algos import make_algorithm
+from me_igm_jax.devices import compiler_options
 from me_igm_jax.presets import load
 from me_igm_jax.types import Batch, EnvSpec, TimeStep
 
@@ -28,6 +29,12 @@ def forget_programs():
     """Each file compiles its own programs; kept for ever, a process would grow to gigabytes."""
     yield
     jax.clear_caches()
+
+
+def as_users_compile() -> dict[str, str | bool]:
+    """Compiler options for tests of what holds to the last bit: the driver's, and the emitters."""
+    emitters = "--xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]
+    return (compiler_options() or {}) | ({"xla_cpu_use_fusion_emitters": True} if emitters else {})
 
 
 SPEC = EnvSpec("test", 3, 4, (5,), 6, horizon=5, limit_is_terminal=False)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import as_users_compile
 
 from me_igm_jax import replay, rollout
 from me_igm_jax.envs import make
@@ -28,7 +29,10 @@ ENVS = [
 def player(env, episodes, snapshots):
     """key -> a batch of whole episodes under uniformly random available actions."""
     act = rollout.random_actor(env.spec)
-    return jax.jit(lambda k: rollout.collect_episodes(env, (), act, k, episodes, snapshots=snapshots))
+    return jax.jit(
+        lambda k: rollout.collect_episodes(env, (), act, k, episodes, snapshots=snapshots),
+        compiler_options=as_users_compile(),
+    )
 
 
 def random_play(env, key, episodes=3, snapshots=False):
@@ -69,7 +73,8 @@ def test_snapshots_give_back_exactly_what_was_seen(env):
     """Bit for bit, dead units and the steps after an end included."""
     seen, _ = random_play(env, jax.random.key(2))
     kept, _ = random_play(env, jax.random.key(2), snapshots=True)
-    again = jax.jit(jax.vmap(jax.vmap(env.expand)))(replay.unpack(replay.pack(kept, "float32")).steps)
+    expand = jax.jit(jax.vmap(jax.vmap(env.expand)), compiler_options=as_users_compile())
+    again = expand(replay.unpack(replay.pack(kept, "float32")).steps)
     for name, a, b in zip(seen.steps._fields, seen.steps, again, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=name)
     np.testing.assert_array_equal(seen.action, kept.action)
