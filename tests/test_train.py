@@ -164,7 +164,10 @@ def test_two_vmapped_seeds_start_without_deadlock():
     "preset", ["qmix", "vdn", "qplex", "me_qmix", "me_qplex", "soft_qmix", "me_ow_qmix"]
 )
 @pytest.mark.parametrize("probe", ["constant", "observe", "delay", "action", "match"])
-def test_probes_reach_their_known_values(preset, probe):
+def test_probes_reach_their_known_values(preset, probe, request):
+    if preset == "me_ow_qmix" and probe in ("constant", "match"):
+        why = "over-estimates weigh a tenth and leave too slowly (engineering notes)"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     check_probe(preset, probe)
 
 
@@ -176,7 +179,7 @@ def test_probes_quickly(probe):
 @pytest.mark.slow
 @pytest.mark.parametrize("probe", ["constant", "match"])
 def test_probes_of_weighted_qmix_with_equal_weights(probe):
-    """With its own weights it fails both: over-estimates leave too slowly (engineering notes)."""
+    """With its own weights it fails both, as marked above."""
     check_probe("me_ow_qmix", probe, **{"hypers.optimistic_weight": 1.0})
 
 
