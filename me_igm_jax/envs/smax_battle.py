@@ -51,16 +51,17 @@ def fight(sim, s: Units, action: jax.Array, jitter: jax.Array) -> Units:
     def world_step(carry, jitter):
         position, alive, health, cooldown = carry
         target_position = (at[..., None] * position[None]).sum(1)
-        in_range = norm(position - target_position) < reach
+        aim = target_position - position
+        distance = norm(aim)
+        in_range = distance < reach
         target_alive = (at * alive[None]).sum(1) > 0
         acts = attacks & in_range & alive & target_alive
         fires = acts & (cooldown <= 0.0)
         if special is not None:
             fires &= (at * can_hit).sum(1) > 0
-            aim = target_position - position
-            aim /= jnp.maximum(norm(aim), 1e-6)[:, None]
+            line = aim / jnp.maximum(distance, 1e-6)[:, None]
             offset = position[None] - target_position[:, None]  # [attacker, hit, 2]
-            along = jnp.abs((offset * aim[:, None]).sum(-1))
+            along = jnp.abs((offset * line[:, None]).sum(-1))
             around = (norm(offset) < splash[:, None]) & (along <= depth[:, None])
             hit = jnp.maximum(at, around & opposing & alive[None] & can_hit)
         else:
