@@ -31,7 +31,8 @@ def prepare(run: Run, members: int) -> None:
     except RuntimeError:  # a device is in use already: keep those there are
         there = jax.local_devices()
         if there[0].platform == "cpu" and len(there) < min(count, os.cpu_count() or 1):
-            warnings.warn(f"JAX was used before: {len(there)} of {count} CPU devices, slower", stacklevel=2)
+            text = f"seeds share {len(there)} CPU device(s) of {count}: JAX was in use before the run"
+            warnings.warn(text, stacklevel=2)
 
 
 def cpu_devices(members: int, cores: int) -> int:
