@@ -88,7 +88,7 @@ def test_snapshots_are_a_fraction_of_the_size(name, share):
     env = make(load("qmix", env=name))
 
     def size(snapshots):
-        batch = jax.eval_shape(lambda k: random_play(env, k, 1, snapshots)[0], jax.random.key(0))
+        batch, _ = player(env, 1, snapshots).eval_shape(jax.random.key(0))
         return replay.nbytes(replay.init(batch, 1))
 
     assert size(True) < share * size(False)

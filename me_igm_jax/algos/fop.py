@@ -8,7 +8,6 @@ import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from ..config import Config, ConfigError, Fop, Hypers
 from ..mixers import importance, similarity
@@ -22,8 +21,7 @@ from .learning import (
     actor_critic_optimiser,
     first_temperature,
     new_learner,
-    next_temperature,
-    stepped,
+    soft_step,
     target_refresher,
 )
 
@@ -198,15 +196,9 @@ def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
         (d_out, d_mixers), metrics = grad(out, learner.params["mixer"], batch, goal, hypers, alpha)
         grads = {**pull_back(d_out)[0], "mixer": d_mixers}
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        entropy, wanted = masked_mean(goal.entropy, batch.mask), spec.n_agents * hypers.target_entropy
-        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        metrics |= {
-            "entropy": entropy / spec.n_agents,
-            "alpha": alpha,
-            "alpha_i": goal.alpha.mean(),
-            "grad_norm": optax.global_norm(grads),
-        }
-        return stepped(learner, grads, tx, temperature), metrics
+        entropy = masked_mean(goal.entropy, batch.mask)
+        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
+        return learner, metrics | taken | {"alpha_i": goal.alpha.mean()}
 
     # -- life cycle --------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ..boxes import to_unit
 from ..config import Config, ConfigError, Hypers
@@ -20,8 +19,7 @@ from .learning import (
     actor_critic_optimiser,
     first_temperature,
     new_learner,
-    next_temperature,
-    stepped,
+    soft_step,
     target_refresher,
 )
 
@@ -109,8 +107,6 @@ def make_fop_continuous(config: Config, spec: EnvSpec) -> Algorithm:
                 "loss_actor": -masked_mean(soft, batch.steps.alive[:T] * mask[..., None]),
                 "q_tot": masked_mean(mixed.q, mask),
                 "target": masked_mean(g, mask),
-                "entropy": entropy / spec.n_agents,
-                "alpha": alpha,
                 "alpha_i": alphas.mean(),
             }
             loss = metrics["loss_critic"] + metrics["loss_value"] + metrics["loss_actor"]
@@ -120,11 +116,9 @@ def make_fop_continuous(config: Config, spec: EnvSpec) -> Algorithm:
             return loss, (metrics, entropy)
 
         grads, (metrics, entropy) = jax.grad(losses, has_aux=True)(learner.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        wanted = spec.n_agents * hypers.target_entropy
-        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        return stepped(learner, grads, tx, temperature), metrics
+        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
+        return learner, metrics | taken
 
     # -- life cycle --------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import optax
 
 from ..config import Algo, Hypers
 from ..policies import geometric_schedule, linear_schedule
-from ..types import EnvSpec, Learner, Params
+from ..types import EnvSpec, Learner, Metrics, Params
 
 
 def optimiser(
@@ -98,6 +98,30 @@ def stepped(
         alpha_opt_state=alpha_opt_state,
         updates=learner.updates + 1,
     )
+
+
+def soft_step(
+    algo: Algo,
+    spec: EnvSpec,
+    learner: Learner,
+    grads: Params,
+    tx: optax.GradientTransformation,
+    entropy: jax.Array,
+    env_steps: jax.Array | float,
+    hypers: Hypers,
+) -> tuple[Learner, Metrics]:
+    """One gradient step and one of the temperature, which aims at hypers.target_entropy per agent.
+
+    `entropy` [] is the joint one of the current policy, in nats.
+    """
+    wanted = spec.n_agents * hypers.target_entropy
+    temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
+    metrics = {
+        "entropy": entropy / spec.n_agents,
+        "alpha": jnp.exp(learner.log_alpha),
+        "grad_norm": optax.global_norm(grads),
+    }
+    return stepped(learner, grads, tx, temperature), metrics
 
 
 def refreshed(target: Params, params: Params, due: jax.Array, hypers: Hypers) -> Params:

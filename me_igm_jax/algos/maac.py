@@ -5,7 +5,6 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from ..boxes import to_unit
 from ..config import Config, ConfigError, Hypers
@@ -19,8 +18,7 @@ from .learning import (
     actor_critic_optimiser,
     first_temperature,
     new_learner,
-    next_temperature,
-    stepped,
+    soft_step,
     target_refresher,
 )
 
@@ -119,17 +117,13 @@ def make_maac(config: Config, spec: EnvSpec) -> Algorithm:
                 "loss_actor": -masked_mean(gain, alive[:T] * mask[..., None]),
                 "q_tot": masked_mean(q.mean(-1), mask),
                 "target": masked_mean(g.mean(-1), mask),
-                "entropy": entropy / spec.n_agents,
-                "alpha": alpha,
             }
             return metrics["loss_critic"] + metrics["loss_actor"], (metrics, entropy)
 
         grads, (metrics, entropy) = jax.grad(losses, has_aux=True)(learner.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
         tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        wanted = spec.n_agents * hypers.target_entropy
-        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        return stepped(learner, grads, tx, temperature), metrics
+        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
+        return learner, metrics | taken
 
     # -- life cycle --------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ..config import Config, Hypers
 from ..mixers import CentralMixer, make_mixer
@@ -21,9 +20,8 @@ from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
 from .learning import (
     first_temperature,
     new_learner,
-    next_temperature,
     optimiser,
-    stepped,
+    soft_step,
     target_refresher,
 )
 from .losses import JointValues, q_tot_loss
@@ -162,14 +160,8 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         grads = {**pull_back(d_qs)[0], **d_heads}
         tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
         entropy = masked_mean(goal.entropy, batch.mask)
-        wanted = spec.n_agents * hypers.target_entropy
-        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        metrics |= {
-            "entropy": entropy / spec.n_agents,
-            "alpha": jnp.exp(learner.log_alpha),
-            "grad_norm": optax.global_norm(grads),
-        }
-        return stepped(learner, grads, tx, temperature), metrics
+        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
+        return learner, metrics | taken
 
     # -- life cycle -------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ and the maximiser of Q_tot at once, over any product of sets of actions (docs/al
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from scipy.stats import qmc
 
 from ..boxes import log_volume, to_box, to_unit, uniform
@@ -28,9 +27,8 @@ from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, 
 from .learning import (
     first_temperature,
     new_learner,
-    next_temperature,
     optimiser,
-    stepped,
+    soft_step,
     target_refresher,
 )
 from .losses import JointValues, q_tot_loss
@@ -181,14 +179,9 @@ def make_value_continuous(config: Config, spec: EnvSpec) -> Algorithm:
         )
         grads = {**pull_back(d_h)[0], **d_heads}
         tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
-        entropy, wanted = masked_mean(goal.entropy, batch.mask), spec.n_agents * hypers.target_entropy
-        temperature = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        metrics |= {
-            "entropy": entropy / spec.n_agents,
-            "alpha": jnp.exp(learner.log_alpha),
-            "grad_norm": optax.global_norm(grads),
-        }
-        return stepped(learner, grads, tx, temperature), metrics
+        entropy = masked_mean(goal.entropy, batch.mask)
+        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
+        return learner, metrics | taken
 
     # -- life cycle --------------------------------------------------------------------------------
 
