@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from .boxes import to_box, to_unit
 from .config import ConfigError, Net
+from .recurrent import GRUWeights, gru
 from .types import EnvSpec, TimeStep
 
 
@@ -88,11 +89,7 @@ class CNN(nn.Module):
 
 
 class GRU(nn.Module):
-    """A GRU over time whose carry is reset to zero wherever `first` is set.
-
-    r = s(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
-    h' = n + z (h - n): PyTorch's cell. The three gates are one product, which was the fastest of
-    the forms measured on a CPU (docs/engineering-notes.md).
+    """`recurrent.gru` for every agent: its carry is reset to zero wherever `first` is set.
 
     Shapes: carry [B, N, H], x [T, B, N, D], first [T, B] -> carry [B, N, H], h [T, B, N, H].
     """
@@ -102,22 +99,16 @@ class GRU(nn.Module):
     @nn.compact
     def __call__(self, carry: jax.Array, x: jax.Array, first: jax.Array):
         init, H = torch_uniform(self.hidden), self.hidden
-        w_i = self.param("w_i", init, (x.shape[-1], 3 * H))
-        b_i = self.param("b_i", init, (3 * H,))
-        w_h = self.param("w_h", init, (H, 3 * H))
-        b_h = self.param("b_h", init, (3 * H,))
-
-        def cell(h, inputs):
-            x_t, first_t = inputs
-            h = jnp.where(first_t[:, None, None], 0.0, h)
-            i_r, i_z, i_n = jnp.split(x_t @ w_i + b_i, 3, axis=-1)
-            h_r, h_z, h_n = jnp.split(h @ w_h + b_h, 3, axis=-1)
-            reset, keep = nn.sigmoid(i_r + h_r), nn.sigmoid(i_z + h_z)
-            new = jnp.tanh(i_n + reset * h_n)
-            h = new + keep * (h - new)
-            return h, h
-
-        return jax.lax.scan(cell, carry, (x, first))
+        weights = GRUWeights(
+            w_i=self.param("w_i", init, (x.shape[-1], 3 * H)),
+            b_i=self.param("b_i", init, (3 * H,)),
+            w_h=self.param("w_h", init, (H, 3 * H)),
+            b_h=self.param("b_h", init, (3 * H,)),
+        )
+        T, B, N, D = x.shape
+        h = gru(weights, carry.reshape(B * N, H), x.reshape(T, B * N, D), jnp.repeat(first, N, axis=1))
+        h = h.reshape(T, B, N, H)
+        return h[-1], h
 
 
 class Agent(nn.Module):

@@ -12,14 +12,26 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "me_igm_jax"
 LAYERS = [  # a module may import from its own row and from the rows above
     {"types", "config", "validation"},
-    {"boxes", "presets", "nets", "mixers", "transforms", "policies", "returns", "replay", "stats", "envs"},
+    {
+        "boxes",
+        "presets",
+        "recurrent",
+        "nets",
+        "mixers",
+        "transforms",
+        "policies",
+        "returns",
+        "replay",
+        "stats",
+        "envs",
+    },
     {"algos"},
     {"rollout", "evaluate", "diagnostics", "train"},
     {"devices", "sinks", "records", "checkpoint", "experiment", "play", "plots", "render", "cli"},
 ]
 HOST_ONLY = {"os", "time", "pathlib", "logging", "subprocess", "tqdm", "orbax", "matplotlib"}
-TRACED = {"types", "boxes", "nets", "mixers", "transforms", "policies", "returns", "replay", "algos",
-          "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
+TRACED = {"types", "boxes", "recurrent", "nets", "mixers", "transforms", "policies", "returns", "replay",
+          "algos", "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
 
 
 def modules():

@@ -1,0 +1,92 @@
+"""A GRU over time as one function, with a backward pass of its own.
+
+Differentiating the scan keeps more than the gates of every step, and memory traffic is what that costs on
+a CPU. Here the gates alone are kept, and the weights' gradients add up inside the reversed scan, where a
+step fits in the cache (docs/engineering-notes.md).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class GRUWeights(NamedTuple):
+    """PyTorch's: the gates r, z, n side by side along the last axis."""
+
+    w_i: jax.Array  # [D, 3 H]
+    b_i: jax.Array  # [3 H]
+    w_h: jax.Array  # [H, 3 H]
+    b_h: jax.Array  # [3 H]
+
+
+class Gates(NamedTuple):
+    """What one step computed, each [R, H]."""
+
+    reset: jax.Array
+    keep: jax.Array
+    new: jax.Array
+    memory: jax.Array  # W_hn h + b_hn, which `reset` scales
+
+
+@jax.custom_vjp
+def gru(weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array) -> jax.Array:
+    """All states of a GRU whose memory is emptied before each step at which `first` is set.
+
+    r = s(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
+    h' = n + z (h - n): PyTorch's cell. Reverse-mode derivatives only, none for `first`.
+
+    Shapes: h [R, H], x [T, R, D], first [T, R] bool -> [T, R, H].
+    """
+
+    def step(h, inputs):
+        h, _ = _cell(weights, h, *inputs)
+        return h, h
+
+    return jax.lax.scan(step, h, (x, first))[1]
+
+
+def _cell(w: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array) -> tuple[jax.Array, Gates]:
+    h = jnp.where(first[:, None], 0.0, h)
+    i_r, i_z, i_n = jnp.split(x @ w.w_i + w.b_i, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h @ w.w_h + w.b_h, 3, axis=-1)
+    reset, keep = jax.nn.sigmoid(i_r + h_r), jax.nn.sigmoid(i_z + h_z)
+    new = jnp.tanh(i_n + reset * h_n)
+    return new + keep * (h - new), Gates(reset, keep, new, h_n)
+
+
+def _forward(weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array):
+    def step(before, inputs):
+        after, gates = _cell(weights, before, *inputs)
+        return after, (before, after, gates)
+
+    before, after, gates = jax.lax.scan(step, h, (x, first))[1]
+    return after, (weights, x, first, before, gates)
+
+
+def _backward(kept, d_out: jax.Array):
+    w, x, first, before, gates = kept
+    w_i, w_h = w.w_i.T, w.w_h.T
+
+    def step(carry, inputs):
+        d_h, d_w = carry
+        d_out, x, first, h, g = inputs
+        h = jnp.where(first[:, None], 0.0, h)
+        d_h += d_out
+        d_new = d_h * (1 - g.keep) * (1 - g.new**2)
+        d_reset = d_new * g.memory * g.reset * (1 - g.reset)
+        d_keep = d_h * (h - g.new) * g.keep * (1 - g.keep)
+        d_i = jnp.concatenate([d_reset, d_keep, d_new], axis=-1)
+        d_m = jnp.concatenate([d_reset, d_keep, d_new * g.reset], axis=-1)
+        d_w = GRUWeights(
+            d_w.w_i + x.T @ d_i, d_w.b_i + d_i.sum(0), d_w.w_h + h.T @ d_m, d_w.b_h + d_m.sum(0)
+        )
+        d_h = jnp.where(first[:, None], 0.0, d_h * g.keep + d_m @ w_h)
+        return (d_h, d_w), d_i @ w_i
+
+    start = (jnp.zeros_like(before[0]), jax.tree.map(jnp.zeros_like, w))
+    (d_h, d_w), d_x = jax.lax.scan(step, start, (d_out, x, first, before, gates), reverse=True)
+    return d_w, d_h, d_x, None
+
+
+gru.defvjp(_forward, _backward)
