@@ -16,10 +16,11 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+from workers import Worker, serve
 
 OUT = Path(__file__).parent / "results" / "vs_jaxmarl.json"
 SCENARIO = "smacv2_5_units"
@@ -76,30 +77,13 @@ def timed(run) -> float:
 
 def our_trainer(preset: str, iterations: int, seeds: int):
     """turn() -> seconds of `iterations` of `preset`, all seeds together as the driver runs them."""
-    import jax
-    import jax.numpy as jnp
+    from steady import Trainer
 
-    from me_igm_jax import devices, load
-    from me_igm_jax.experiment import compile_program, make_members
-    from me_igm_jax.presets import override
-    from me_igm_jax.train import make_program
+    from me_igm_jax import load
 
-    settings = {"run.seeds": seeds, "run.evals": 1, "run.eval_episodes": 1}
-    config = load(preset, env=f"smax/{SCENARIO}", **settings)
-    steps = STEPS * (config.warmup_iterations + iterations)
-    config = override(config, {"run.total_steps": steps})
-    os.environ["ME_IGM_CACHE"] = ""  # compile, do not look it up
-    devices.prepare(config.run, seeds)
-    members, program = make_members(config, {}), make_program(config)
-    compiled = compile_program(program, members, devices.member_mesh(config.run, members.size))
-
-    assert (program.epochs, program.iterations) == (1, iterations)
-
-    def turn() -> float:
-        state = jax.block_until_ready(compiled.start(members.keys, members.hypers))
-        return timed(lambda: compiled.epoch(state, jnp.zeros((), jnp.int32), members.hypers))
-
-    return turn, compiled.seconds
+    trainer = Trainer(load(preset, env=f"smax/{SCENARIO}", **{"run.seeds": seeds}), iterations)
+    assert trainer.steps_per_turn == STEPS * iterations * seeds
+    return trainer.turn, trainer.steps.seconds
 
 
 def work(options) -> None:
@@ -111,39 +95,23 @@ def work(options) -> None:
     import jax
 
     device = jax.devices()[0].device_kind
-    print(
-        json.dumps({"compile_seconds": compile_seconds, "jax": jax.__version__, "device": device}),
-        flush=True,
-    )
-    for _ in sys.stdin:
-        print(json.dumps(turn()), flush=True)
+    serve({"compile_seconds": compile_seconds, "jax": jax.__version__, "device": device}, turn)
 
 
-class Contestant:
-    """A worker process; `turn()` has it train and notes its environment steps per second."""
+class Contestant(Worker):
+    """A worker process; `race()` has it train and notes its environment steps per second."""
 
     def __init__(self, name: str, python: str, seeds: int, options):
-        self.name, self.steps, self.rates = name, options.iterations * STEPS * seeds, []
-        self.process = subprocess.Popen(
+        self.steps, self.rates = options.iterations * STEPS * seeds, []
+        super().__init__(
+            name,
             [python, __file__, "--worker", name, "--seeds", str(seeds), "--jaxmarl", options.jaxmarl,
              "--iterations", str(options.iterations)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        self.facts = self._answer() | {"name": name, "seeds": seeds}
+        self.facts |= {"name": name, "seeds": seeds}
 
-    def _answer(self):
-        for line in self.process.stdout or ():
-            try:
-                return json.loads(line)
-            except ValueError:
-                continue  # something that a library printed
-        raise SystemExit(f"{self.name}: stopped without an answer (see above)")
-
-    def turn(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.rates.append(self.steps / self._answer())
+    def race(self) -> None:
+        self.rates.append(self.steps / self.turn())
 
     def row(self, base: list[float]) -> dict:
         ratios = [mine / theirs for mine, theirs in zip(self.rates, base, strict=True)]
@@ -181,7 +149,7 @@ def main() -> None:
         contestants += [Contestant(preset, sys.executable, seeds, options) for seeds in options.seeds]
     for _ in range(options.rounds):
         for contestant in contestants:
-            contestant.turn()
+            contestant.race()
     rows = [c.row(contestants[0].rates) for c in contestants]
     result = {
         "command": ["python", "benchmarks/vs_jaxmarl.py", *_public(sys.argv[1:])],

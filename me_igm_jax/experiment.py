@@ -90,11 +90,11 @@ def run(
         records.write_config(directory, config, grid)
     records.write_manifest(directory, config, mesh)
     if resume:
-        shape = jax.eval_shape(steps.start.raw, members.keys, members.hypers)
+        shape = jax.eval_shape(steps.init.raw, members.keys, members.hypers)
         like = checkpoint.abstract(shape, devices.member_sharding(mesh))
         state, epoch = checkpoint.restore_state(directory, like), checkpoint.latest(directory) or 0
     else:
-        state, epoch = steps.start(members.keys, members.hypers), 0
+        state, epoch = steps.init(members.keys, members.hypers), 0
     jax.block_until_ready(state)
 
     loop = _loop(config, members, steps, state, epoch, directory, on_epoch)
@@ -103,7 +103,7 @@ def run(
         checkpoint.save(directory, loop.epoch, state, resumable=True)
         print(f"interrupted; continue with: me-igm train --resume {directory}")
         return Result(directory, {}, state, True)
-    final = {k: np.asarray(v) for k, v in steps.final(state).items()}
+    final = steps.play(state, config.run.final_eval_episodes, first=1)
     timing = {
         "env_steps_per_second": loop.env_steps / max(loop.seconds, 1e-9),
         "updates_per_second": loop.updates / max(loop.seconds, 1e-9),
@@ -134,44 +134,46 @@ class Step(NamedTuple):
 
 
 class Steps(NamedTuple):
-    start: Step  # keys, hypers -> state, warmed up
+    init: Step  # keys, hypers -> state
     epoch: Step  # state, index, hypers -> state, metrics
-    final: Step  # state -> per-episode arrays
+    evaluate: Step  # learners, keys, index -> per-episode arrays
     seconds: float  # spent compiling
+
+    def play(self, state: RunState, episodes: int, first: int = 0) -> dict[str, np.ndarray]:
+        """So many greedy episodes of each member, as arrays [members, episodes].
+
+        The compiled evaluation plays a fixed number of them and is called until there are enough;
+        its calls take the indices first, first + 1, ..., which stand for different episodes.
+        """
+        parts: list[dict[str, np.ndarray]] = []
+        while sum(p["return"].shape[1] for p in parts) < episodes:
+            index = jnp.asarray(first + len(parts), jnp.int32)
+            played = self.evaluate(state.learner, state.key, index)
+            parts.append({k: np.asarray(v) for k, v in played.items()})
+        return {k: np.concatenate([p[k] for p in parts], axis=1)[:, :episodes] for k in parts[0]}
 
 
 def compile_program(program: Program, members: Members, mesh, at_a_time: int | None = None) -> Steps:
     """Compile the three functions ahead of time, at the same time (XLA compiles outside the GIL)."""
-
-    def start(key, hypers):
-        return program.warm_up(program.init(key, hypers), hypers)
-
     begin = time.perf_counter()
-    sharding = devices.member_sharding(mesh)
-    put = partial(checkpoint.abstract, sharding=sharding)
+    put = partial(checkpoint.abstract, sharding=devices.member_sharding(mesh))
     keys, hypers, index = put(members.keys), put(members.hypers), jnp.zeros((), jnp.int32)
-    start_all = devices.over_members(start, mesh)
-    state = put(jax.eval_shape(start_all, keys, hypers))
-    functions = {
-        "start": (start_all, (keys, hypers), ()),
-        "epoch": (
-            devices.over_members(program.epoch, mesh, (1,), at_a_time),
-            (state, index, hypers),
-            (0,),
-        ),
-        "final": (devices.over_members(program.final, mesh), (state,), ()),
-    }
-    # Tracing is Python and takes turns; only the compilations overlap.
-    lowered = {
-        name: jax.jit(f, donate_argnums=donate).lower(*args)
-        for name, (f, args, donate) in functions.items()
-    }
+    init = devices.over_members(program.init, mesh)
+    epoch = devices.over_members(program.epoch, mesh, (1,), at_a_time)
+    evaluate = devices.over_members(program.evaluate, mesh, (2,))
+    state = put(jax.eval_shape(init, keys, hypers))
+    # Tracing is Python and takes turns; only the compilations overlap, the longest first.
+    lowered = (
+        jax.jit(epoch, donate_argnums=0).lower(state, index, hypers),
+        jax.jit(evaluate).lower(state.learner, state.key, index),
+        jax.jit(init).lower(keys, hypers),
+    )
     options = devices.compiler_options()
     with ThreadPoolExecutor(len(lowered)) as pool:
-        programs = pool.map(lambda x: x.compile(options), lowered.values())
-        compiled = dict(zip(lowered, programs, strict=True))
-    steps = {name: Step(functions[name][0], compiled[name]) for name in functions}
-    return Steps(**steps, seconds=time.perf_counter() - begin)
+        compiled = list(pool.map(lambda x: x.compile(options), lowered))
+    steps = (Step(raw, c) for raw, c in zip((epoch, evaluate, init), compiled, strict=True))
+    seconds = time.perf_counter() - begin
+    return Steps(**dict(zip(("epoch", "evaluate", "init"), steps, strict=True)), seconds=seconds)
 
 
 def estimate_memory(config: Config, program: Program, members: Members, n_devices: int) -> dict:
@@ -226,7 +228,10 @@ def _loop(config, members, steps: Steps, state, epoch, directory, on_epoch) -> L
     with _Interrupt() as interrupt, bar:
         while done.min() < run_.total_steps and not interrupt.asked:
             state, metrics = steps.epoch(state, jnp.asarray(epoch, jnp.int32), members.hypers)
-            metrics = {k: np.asarray(v) for k, v in metrics.items()}
+            played = steps.play(state, run_.eval_episodes)
+            metrics = {k: v.mean(1) for k, v in played.items()} | {
+                k: np.asarray(v) for k, v in metrics.items()
+            }
             last_metrics, epoch, done = metrics, epoch + 1, metrics["env_steps"]
             for sink in sinks:
                 sink.write(records.rows(epoch - 1, metrics, run_.seeds, members.points))

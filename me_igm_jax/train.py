@@ -1,8 +1,8 @@
 """The training loop: the file to read first. Everything here is pure and traced.
 
     iteration = collect with the exploring policy -> write to replay -> a few gradient steps
-    epoch     = scan of iterations -> evaluation of full greedy episodes -> diagnostics
-    train     = warm-up -> scan of epochs                     (one XLA program)
+    epoch     = loop of iterations -> diagnostics
+    train     = init -> scan of (epoch -> evaluation of full greedy episodes)         (one XLA program)
 
 Seeds and hyperparameters are axes added from outside:
 
@@ -11,8 +11,10 @@ Seeds and hyperparameters are axes added from outside:
     jax.jit(jax.vmap(jax.vmap(train, (0, None)), (None, 0)))(keys, sweep(...))    # P x S
 
 No `lax.cond` stands around collection, replay or evaluation: under vmap it would run both branches
-and copy the buffer. The structure decides instead: a warm-up of fixed length, then epochs. The
-iteration index `i` is shared by all seeds, so the replay position never becomes a batched index.
+and copy the buffer. Loop bounds decide instead: the first epoch begins with the iterations of the
+warm-up, which have no gradient steps. The iteration index `i` is shared by all seeds, so neither a
+bound nor the replay position ever becomes batched. Collection stands in the program once, which is
+what most of its compile time goes to.
 """
 
 from collections.abc import Callable
@@ -49,10 +51,9 @@ class Program(NamedTuple):
     env: Env
     algo: Algorithm
     init: Callable[[jax.Array, Hypers], RunState]  # key, hypers: networks and an empty buffer
-    warm_up: Callable[[RunState, Hypers], RunState]  # fills the buffer until learning may start
     draw: Callable[..., Batch]  # ring, collection, key, size -> what is learned from after it
     epoch: Callable[..., tuple[RunState, Metrics]]  # state, index (shared by all seeds), hypers
-    final: Callable[[RunState], dict[str, jax.Array]]  # per-episode arrays of the last evaluation
+    evaluate: Callable[..., dict[str, jax.Array]]  # learner, the state's key, index -> per-episode arrays
     epochs: int
     iterations: int  # of one epoch
 
@@ -110,50 +111,43 @@ def make_program(config: Config) -> Program:
         learner = algo.refresh_target(state.learner, due, hypers)
         return RunState(learner, ring, key, state.env_steps + batch.mask.sum(), episodes)
 
-    def iteration(state: RunState, i: jax.Array, hypers: Hypers):
-        """One collection and its gradient steps."""
-        state = gather(state, i, hypers)
-        keys = jax.random.split(state.key, 1 + config.updates_per_iteration)
+    def update(state: RunState, i: jax.Array, hypers: Hypers) -> tuple[RunState, Metrics]:
+        """One gradient step after collection i."""
+        key, sample_key, update_key = jax.random.split(state.key, 3)
+        batch = draw(state.ring, i, sample_key, config.replay.batch)
+        learner, metrics = algo.update(state.learner, batch, update_key, state.env_steps, hypers)
+        return state._replace(learner=learner, key=key), metrics
 
-        def step(learner: Learner, step_key):
-            sample_key, update_key = jax.random.split(step_key)
-            batch = draw(state.ring, i, sample_key, config.replay.batch)
-            return algo.update(learner, batch, update_key, state.env_steps, hypers)
+    def iteration(i: jax.Array, loop: tuple[RunState, Metrics], hypers: Hypers):
+        """One collection and, after the warm-up, its gradient steps, whose metrics are summed."""
 
-        learner, metrics = jax.lax.scan(step, state.learner, keys[1:])
-        return state._replace(learner=learner, key=keys[0]), metrics
+        def step(_, loop):
+            state, metrics = update(loop[0], i, hypers)
+            return state, jax.tree.map(jnp.add, loop[1], metrics)
 
-    def warm_up(state: RunState, hypers: Hypers) -> RunState:
-        def step(state, i):
-            return gather(state, i, hypers), None
-
-        return jax.lax.scan(step, state, jnp.arange(warmup))[0]
+        steps = jnp.where(i < warmup, 0, config.updates_per_iteration)
+        return jax.lax.fori_loop(0, steps, step, (gather(loop[0], i, hypers), loop[1]))
 
     def epoch(state: RunState, index: jax.Array, hypers: Hypers):
-        start = warmup + index * iterations
-        state, metrics = jax.lax.scan(
-            lambda s, i: iteration(s, i, hypers), state, start + jnp.arange(iterations)
-        )
-        key, eval_key, sample_key = jax.random.split(state.key, 3)
+        start = jnp.where(index == 0, 0, warmup + index * iterations)
+        stop = warmup + (index + 1) * iterations
+        metrics = jax.eval_shape(update, state, index, hypers)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        loop = (state, zeros)
+        state, sums = jax.lax.fori_loop(start, stop, lambda i, loop: iteration(i, loop, hypers), loop)
+        key, sample_key = jax.random.split(state.key)
         state = state._replace(key=key)
-        batch = draw(state.ring, start + iterations - 1, sample_key, min(config.replay.batch, 32))
-        metrics = (
-            summarise(metrics)
-            | summarise(evaluate(env, algo, state.learner, eval_key, run.eval_episodes))
-            | diagnose(algo, state.learner, batch)
-            | {
-                "env_steps": state.env_steps,
-                "episodes": state.episodes,
-                "updates": state.learner.updates,
-            }
-        )
-        return state, metrics
+        batch = draw(state.ring, stop - 1, sample_key, min(config.replay.batch, 32))
+        updates = iterations * config.updates_per_iteration
+        metrics = jax.tree.map(lambda x: x / updates, sums)
+        counts = {"env_steps": state.env_steps, "episodes": state.episodes}
+        counts |= {"updates": state.learner.updates}
+        return state, metrics | diagnose(algo, state.learner, batch) | counts
 
-    def final(state: RunState) -> dict[str, jax.Array]:
-        key = jax.random.fold_in(state.key, 1)
-        return evaluate(env, algo, state.learner, key, run.final_eval_episodes)
+    def play(learner: Learner, key: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
+        return evaluate(env, algo, learner, jax.random.fold_in(key, index), run.eval_episodes)
 
-    return Program(env, algo, init, warm_up, draw, epoch, final, epochs, iterations)
+    return Program(env, algo, init, draw, epoch, play, epochs, iterations)
 
 
 def make_train(config: Config) -> Callable[[jax.Array, Hypers], tuple[RunState, Metrics]]:
@@ -161,8 +155,11 @@ def make_train(config: Config) -> Callable[[jax.Array, Hypers], tuple[RunState, 
     program = make_program(config)
 
     def train(key: jax.Array, hypers: Hypers) -> tuple[RunState, Metrics]:
-        state = program.warm_up(program.init(key, hypers), hypers)
-        return jax.lax.scan(lambda s, i: program.epoch(s, i, hypers), state, jnp.arange(program.epochs))
+        def step(state: RunState, i: jax.Array):
+            state, metrics = program.epoch(state, i, hypers)
+            return state, summarise(program.evaluate(state.learner, state.key, 0)) | metrics
+
+        return jax.lax.scan(step, program.init(key, hypers), jnp.arange(program.epochs))
 
     return train
 

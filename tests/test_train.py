@@ -63,7 +63,7 @@ def test_no_key_is_used_twice(preset, overrides):
     with jax.debug_key_reuse(True):
         jax.block_until_ready(jax.jit(make_train(config))(jax.random.key(0), config.hypers))
         state = jax.jit(program.init)(jax.random.key(0), config.hypers)
-        jax.block_until_ready(jax.jit(program.final)(state))
+        jax.block_until_ready(jax.jit(program.evaluate)(state.learner, state.key, 1))
 
 
 @pytest.mark.parametrize("preset", ["mappo", "dop"])
@@ -131,11 +131,12 @@ def test_updates_and_targets_follow_episodes():
         "collect.envs": 4, "collect.episodes_per_update": 2, "algo.target_interval": 8,
     })  # fmt: skip
     program = make_program(config)
-    state = program.warm_up(program.init(jax.random.key(0), config.hypers), config.hypers)
-    assert state.episodes == 4 * config.warmup_iterations and state.learner.updates == 0
-    state, metrics = jax.jit(program.epoch)(state, jnp.int32(0), config.hypers)
-    assert metrics["updates"] == 2 * program.iterations
-    assert metrics["episodes"] == 4 * (config.warmup_iterations + program.iterations)
+    state = program.init(jax.random.key(0), config.hypers)
+    epoch = jax.jit(program.epoch)
+    for e in range(2):
+        state, metrics = epoch(state, jnp.int32(e), config.hypers)
+        assert metrics["updates"] == 2 * program.iterations * (e + 1)
+        assert metrics["episodes"] == 4 * (config.warmup_iterations + program.iterations * (e + 1))
 
 
 def test_two_vmapped_seeds_start_without_deadlock():

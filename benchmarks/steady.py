@@ -1,0 +1,101 @@
+"""A training program in steady state: compiled, past its warm-up, an epoch at a time."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
+
+from me_igm_jax import devices
+from me_igm_jax.config import Config
+from me_igm_jax.experiment import compile_program, make_members
+from me_igm_jax.presets import override
+from me_igm_jax.train import make_program
+
+
+@dataclasses.dataclass
+class Trainer:
+    """All seeds of `config` as the driver runs them; `turn()` trains one epoch and gives its seconds.
+
+    An epoch is `iterations` collections with their updates; the program is compiled anew each time.
+    """
+
+    config: Config
+    iterations: int
+
+    def __post_init__(self):
+        c = self.config
+        jax.config.update("jax_enable_compilation_cache", False)
+        devices.prepare(c.run, c.run.seeds)
+        self.steps_per_turn = self.iterations * c.collect.envs * self._length() * c.run.seeds
+        self.updates_per_turn = self.iterations * c.updates_per_iteration * c.run.seeds
+        total = self._length() * c.collect.envs * (c.warmup_iterations + 2 * self.iterations)
+        c = override(c, {"run.total_steps": total, "run.evals": 2, "run.eval_episodes": 1})
+        self.members, self.program = make_members(c, {}), make_program(c)
+        assert (self.program.epochs, self.program.iterations) == (2, self.iterations)
+        mesh = devices.member_mesh(c.run, self.members.size)
+        self.steps = compile_program(self.program, self.members, mesh, c.run.seeds_per_batch)
+        self.state: Any = self.steps.init(self.members.keys, self.members.hypers)
+        self._epoch(0)
+
+    def _length(self) -> int:
+        """Transitions of one collected sequence."""
+        if self.config.collect.mode == "stream":
+            return self.config.collect.length
+        from me_igm_jax.envs import make
+
+        return make(self.config).spec.horizon
+
+    def _epoch(self, index: int) -> None:
+        index_ = jnp.asarray(index, jnp.int32)
+        self.state, _ = jax.block_until_ready(self.steps.epoch(self.state, index_, self.members.hypers))
+
+    def turn(self) -> float:
+        begin = time.perf_counter()
+        self._epoch(1)
+        return time.perf_counter() - begin
+
+
+def matmul_flops_per_second() -> float:
+    """What one large single-precision product reaches on this device, now."""
+    product, x = jax.jit(lambda a: a @ a), jnp.ones((2048, 2048))
+    product(x).block_until_ready()
+    begin = time.perf_counter()
+    for _ in range(5):
+        product(x).block_until_ready()
+    return 5 * 2 * 2048**3 / (time.perf_counter() - begin)
+
+
+def product_flops(function, *args) -> float:
+    """Floating-point operations of all matrix products that function(*args) traces to.
+
+    Loops count as often as they run, which XLA's own cost analysis does not do.
+    """
+    return _products(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _products(jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            depth = [equation.invars[0].aval.shape[d] for d in contracted]
+            total += 2.0 * equation.outvars[0].aval.size * float(jnp.prod(jnp.array(depth, float)))
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += times * sum(_products(inner) for inner in jaxprs_in_params(equation.params))
+    return total
+
+
+def update_flops(config: Config) -> float:
+    """`product_flops` of one gradient step of one seed."""
+    program = make_program(config)
+    key = jax.random.key(0)
+    state = jax.eval_shape(program.init, key, config.hypers)
+
+    def update(state, key):
+        batch = program.draw(state.ring, jnp.zeros((), int), key, config.replay.batch)
+        return program.algo.update(state.learner, batch, key, jnp.zeros(()), config.hypers)
+
+    return product_flops(update, state, key)
