@@ -11,12 +11,10 @@ for stay as they are, and docs/figures/mtq_*.png.
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 
 import numpy as np
-from runs import train
+from runs import DEVICE, train, update_table
 
 from me_igm_jax import load, stats
 
@@ -67,7 +65,7 @@ def measure(name: str, seeds: int) -> dict:
         "cpu_seconds": run.cpu_seconds,
         "updates_per_second": run.summary["updates_per_second"],
         "jax": run.manifest["versions"]["jax"],
-        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "device": DEVICE,
     }
 
 
@@ -150,20 +148,13 @@ def main() -> None:
         "--figures", action="store_true", help="draw the results that there are, train none"
     )
     options = parser.parse_args()
-    rows = json.loads(OUT.read_text()) if OUT.exists() else {}
     if options.figures:
-        return figures(rows)
-    for name in options.presets:
-        rows[name] = measure(name, options.seeds)
-        rows = {k: rows[k] for k in ROWS if k in rows}
-        OUT.write_text(json.dumps(rows, indent=1) + "\n")
-        row = rows[name]
-        low, high = row["optimal_interval"]
-        print(
-            f"| `{name}` | {row['seeds']} | {row['optimal_rate']:.3f} [{low:.3f}, {high:.3f}] | "
-            f"{row['final_return']['mean']:.3f} | {row['seconds']:.0f} s |",
-            flush=True,
-        )
+        return figures(json.loads(OUT.read_text()))
+    update_table(
+        OUT, list(ROWS), options.presets,
+        measure=lambda name: measure(name, options.seeds),
+        last=lambda row: f"{row['final_return']['mean']:.3f} | {row['seconds']:.0f} s",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ Seconds are of the whole process, compilation included.
 """
 
 import argparse
-import json
-import os
-import platform
 import time
 from pathlib import Path
 
-from runs import train
+from runs import DEVICE, train, update_table
 
 OUT = Path(__file__).parent / "results" / "matrix_table.json"
 PRESETS = (
@@ -28,12 +25,20 @@ KEPT = (
 
 
 def measure(preset: str, seeds: int) -> dict:
-    """Train `preset` on matrix/qtran in a process of its own; what its summary says."""
+    """Train `preset` on matrix/qtran in a process of its own; its summary, and the share of this device's
+    peak, taken just before, that its updates reach.
+    """
+    peak = matmul_flops_per_second()
     run = train(["--preset", preset, "--env", "matrix/qtran", "--run.seeds", str(seeds)])
-    point = run.summary["points"][0]
+    point, flops = run.summary["points"][0], flops_per_update(preset)
     timing = {k: run.summary[k] for k in ("updates_per_second", "compile_seconds", "peak_memory_bytes")}
-    head = {"preset": preset, "seeds": seeds, "command": run.command, "seconds": run.seconds}
-    return head | {"cpu_seconds": run.cpu_seconds} | {k: point[k] for k in KEPT if k in point} | timing
+    return {
+        "seeds": seeds, "command": run.command, "seconds": run.seconds, "cpu_seconds": run.cpu_seconds,
+        **{k: point[k] for k in KEPT if k in point}, **timing,
+        "flops_per_update": flops, "matmul_gflops": peak / 1e9,
+        "fraction_of_matmul_peak": flops * timing["updates_per_second"] / peak,
+        "jax": run.manifest["versions"]["jax"], "device": DEVICE,
+    }  # fmt: skip
 
 
 def flops_per_update(preset: str) -> float:
@@ -76,30 +81,11 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    import jax
-
-    device = f"{platform.machine()} CPU, {os.cpu_count()} cores"
-    rows = {}
-    if options.out.exists():
-        rows = {r["preset"]: r for r in json.loads(options.out.read_text())["rows"]}
-    for preset in options.presets:
-        peak = matmul_flops_per_second()
-        row = measure(preset, options.qplex_seeds if "qplex" in preset else options.seeds)
-        row |= {"flops_per_update": flops_per_update(preset), "matmul_gflops": peak / 1e9}
-        row["fraction_of_matmul_peak"] = row["flops_per_update"] * row["updates_per_second"] / peak
-        rows[preset] = row | {"jax": jax.__version__, "device": device}
-        result = {
-            "total_seconds": sum(r["seconds"] for r in rows.values()),
-            "rows": [rows[p] for p in PRESETS if p in rows],
-        }
-        options.out.parent.mkdir(exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-        low, high = row["optimal_interval"]
-        print(
-            f"| {preset} | {row['seeds']} | {row['optimal_rate']:.3f} [{low:.3f}, {high:.3f}] | "
-            f"{row['seconds']:.0f} s | {100 * row['fraction_of_matmul_peak']:.0f} % |",
-            flush=True,
-        )
+    update_table(
+        options.out, PRESETS, options.presets,
+        measure=lambda name: measure(name, options.qplex_seeds if "qplex" in name else options.seeds),
+        last=lambda row: f"{row['seconds']:.0f} s | {100 * row['fraction_of_matmul_peak']:.0f} %",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

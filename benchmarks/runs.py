@@ -1,14 +1,18 @@
-"""One `me-igm train` in a process of its own, and what its run directory then says."""
+"""One `me-igm train` in a process of its own, what its run directory then says, and tables of such runs."""
 
 import json
+import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+DEVICE = f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 class Finished(NamedTuple):
@@ -39,6 +43,24 @@ def train(words: Sequence[str]) -> Finished:
             manifest=json.loads((run / "manifest.json").read_text()),
             rows=[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()],
         )
+
+
+def update_table(
+    out: Path, order: Sequence[str], asked: Iterable[str], measure: Callable[[str], dict], last: Callable
+) -> None:
+    """Measure the rows asked for; `out` holds {name: row} in this order, where other rows stay as they are.
+
+    Writes `out` and prints a line of Markdown after each row: how often the optimum was found, and `last`
+    of the row.
+    """
+    rows = json.loads(out.read_text()) if out.exists() else {}
+    for name in asked:
+        rows[name] = row = measure(name)
+        out.parent.mkdir(exist_ok=True)
+        out.write_text(json.dumps({k: rows[k] for k in order if k in rows}, indent=1) + "\n")
+        low, high = row["optimal_interval"]
+        rate = f"{row['optimal_rate']:.3f} [{low:.3f}, {high:.3f}]"
+        print(f"| `{name}` | {row['seeds']} | {rate} | {last(row)} |", flush=True)
 
 
 def _children_cpu_seconds() -> float:

@@ -1,14 +1,14 @@
-"""Independent NumPy oracles in float64: what the tests of one gradient step share.
+"""Independent NumPy oracles in float64: the batch, networks, mixers and returns that several tests share.
 
 They follow the papers' equations, not our code, of which they share only the names of the parameters
 and the draw of random actions.
 """
 
+from operator import itemgetter
+
 import distrax
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from me_igm_jax.policies import sample
 from me_igm_jax.types import Batch, EnvSpec, TimeStep
@@ -40,22 +40,6 @@ def make_batch() -> Batch:
     return jax.tree.map(lambda x: np.float32(x).astype(float) if x.dtype == float else x, batch)
 
 
-def random_learner(algo, hypers):
-    """(learner, params, target) with random weights in place of initial ones, rounded to float32.
-
-    Less to compile, and policies that are not all but uniform. log_alpha is that of hypers.alpha.
-    """
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(algo.init, jax.random.key(0), hypers)
-    learner = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    params, target = (
-        jax.tree.map(lambda x: np.float32(rng.uniform(-0.7, 0.7, x.shape)), tree)
-        for tree in (shapes.params, shapes.target)
-    )
-    log_alpha = jnp.full_like(learner.log_alpha, np.log(hypers.alpha))
-    learner = learner._replace(params=params, target=target, log_alpha=log_alpha)
-    return learner, *jax.tree.map(np.float64, (params, target))
-
-
 def linear(p, x):
     return x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"]
 
@@ -66,6 +50,11 @@ def mlp(p, x):
     return x
 
 
+def member(params, k):
+    """The k-th of networks whose parameters are stacked."""
+    return jax.tree.map(itemgetter(k), params)
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -74,30 +63,142 @@ def elu(x):
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
 
 
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def log(pi):
+    """Of probabilities, 0 where they are: what is never done weighs nothing."""
+    return np.log(np.where(pi > 0, pi, 1))
+
+
+def entropy(pi):
+    return -(pi * log(pi)).sum(-1)
+
+
 def chosen(values, action):
     return np.take_along_axis(values[: len(action)], action[..., None], -1)[..., 0]
 
 
+def huber(error, delta):
+    return np.where(np.abs(error) < delta, error**2 / 2, delta * (np.abs(error) - delta / 2))
+
+
+# -- agents ---------------------------------------------------------------------------------------
+
+
+def gru(p, x, first):
+    """PyTorch's cell over x [T+1, B, ..., H], its memory reset where episodes begin."""
+    h, out = np.zeros((*x.shape[1:-1], len(p["w_h"]))), []
+    for x_t, begins in zip(x, first, strict=True):
+        h = np.where(begins.reshape(B, *[1] * (x_t.ndim - 1)), 0, h)
+        x_r, x_z, x_n = np.split(x_t @ p["w_i"] + p["b_i"], 3, -1)
+        h_r, h_z, h_n = np.split(h @ p["w_h"] + p["b_h"], 3, -1)
+        z = sigmoid(x_z + h_z)
+        h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
+        out.append(h)
+    return np.stack(out)
+
+
+def unroll(params, x, first):
+    """Linear - ReLU - a GRU, where there is one - Linear on x [T+1, B, ..., D]."""
+    p = params["params"]
+    x = np.maximum(linear(p["Linear_0"], x), 0)
+    return linear(p["Linear_1"], gru(p["GRU_0"], x, first) if "GRU_0" in p else x)
+
+
 def utilities(params, batch, encoded=None):
-    """PyTorch's GRU cell on [obs, last action, agent], both memories reset where episodes begin.
+    """The agents' network on [obs, last action of this episode, agent].
 
     Actions are one-hot unless `encoded` [T, B, N, D] says what the network is given.
     """
-    p, q, encoded = params["params"], [], np.eye(A)[batch.action] if encoded is None else encoded
-    gru, last = p["GRU_0"], np.zeros(encoded.shape[1:])
-    h = np.zeros((B, N, len(gru["w_h"])))
-    for t in range(T + 1):
-        begins = batch.first[t][:, None, None]
-        last, h = np.where(begins, 0, last), np.where(begins, 0, h)
-        x = np.concatenate([batch.steps.obs[t], last, np.tile(np.eye(N), (B, 1, 1))], -1)
-        x = np.maximum(linear(p["Linear_0"], x), 0)
-        x_r, x_z, x_n = np.split(x @ gru["w_i"] + gru["b_i"], 3, -1)
-        h_r, h_z, h_n = np.split(h @ gru["w_h"] + gru["b_h"], 3, -1)
-        z = sigmoid(x_z + h_z)
-        h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
-        q.append(linear(p["Linear_1"], h))
-        last = encoded[min(t, T - 1)]
-    return np.stack(q)
+    encoded = np.eye(A)[batch.action] if encoded is None else encoded
+    last = np.concatenate([np.zeros((1, *encoded.shape[1:])), encoded])
+    last = np.where(batch.first[..., None, None], 0, last)
+    agent = np.broadcast_to(np.eye(N), (T + 1, B, N, N))
+    return unroll(params, np.concatenate([batch.steps.obs, last, agent], -1), batch.first)
+
+
+def policy(params, batch):
+    """softmax over the available actions, [T+1, B, N, A]."""
+    return softmax(np.where(batch.steps.avail, utilities(params, batch), -np.inf))
+
+
+# -- mixers and transformations: of values q [t, B, N] and the state [t, B, G] ----------------------
+
+
+def qmix(p, q, state):
+    w1 = np.abs(mlp(p["MLP_0"], state)).reshape(*q.shape, -1)
+    hidden = elu(np.einsum("tbn,tbne->tbe", q, w1) + linear(p["Linear_0"], state))
+    return (hidden * np.abs(mlp(p["MLP_1"], state))).sum(-1) + mlp(p["MLP_2"], state)[..., 0]
+
+
+def central_mixer(p, q, state):
+    """Weighted QMIX's unrestricted one: feed-forward, and a state value."""
+    return (mlp(p["MLP_0"], np.concatenate([q, state], -1)) + mlp(p["MLP_1"], state))[..., 0]
+
+
+def linear_weights(p, state):
+    """DOP's k_i(s) >= 0, [t, B, N]."""
+    first, second = np.abs(linear(p["Linear_0"], state)), np.abs(linear(p["Linear_1"], state))
+    return np.einsum("tbne,tbe->tbn", first.reshape(*state.shape[:-1], N, -1), second)
+
+
+def similarities(queries, keys, heads, state):
+    """Qatten's attention logits of the agents, head by head."""
+    keys = linear(keys, state).reshape(*state.shape[:-1], heads, N, -1)
+    for k in range(heads):
+        query = mlp(member(queries, k), state)
+        yield np.einsum("tbe,tbne->tbn", query, keys[..., k, :, :]) / np.sqrt(query.shape[-1])
+
+
+def qplex_weights(p, heads, state, action):
+    """QPLEX's lambda_i(s, u) > 0 of encoded joint actions [t, B, N, D]."""
+    joint = np.concatenate([state, action.reshape(*state.shape[:-1], -1)], -1)
+    total = 0
+    for k in range(heads):
+        key, agent, act = (member(p[f"VmapMLP_{i}"], k) for i in range(3))
+        total += (np.abs(mlp(key, state)) + 1e-10) * sigmoid(mlp(agent, state)) * sigmoid(mlp(act, joint))
+    return total
+
+
+def fop_mixer(fop, params, q, v, action, state, advantage=None):
+    """Q_jt, lambda, the attention logits' penalty and the advantage that no gradient passes."""
+    p = params["params"]
+    value = mlp(p["MLP_0"], state)[..., 0]
+    if fop.form == "linear":
+        k = linear_weights(p, state)
+        return (k * q).sum(-1) + value, k, 0, None
+    lam = qplex_weights(p, fop.heads, state, action)
+    if fop.form == "paper":
+        return (lam * (q - v)).sum(-1) + value, lam, 0, None
+    w, penalty = 1, 0
+    if fop.attention:
+        w = 1e-10
+        for logits in similarities(p["VmapMLP_3"], p["Linear_0"], fop.heads, state):
+            penalty = penalty + (logits**2).sum(-1)
+            w = w + softmax(logits)
+    advantage = w * (q - v) if advantage is None else advantage
+    return (w * q).sum(-1) + value + ((lam - 1) * advantage).sum(-1), lam, penalty, advantage
+
+
+def clipped_ratio(above, below):
+    """Of an agent's FOP temperature to alpha."""
+    return np.clip(above / below, 0.1, 10) if above * below > 0 else 1
+
+
+def opt(params, q, state, layers):
+    """ME-IGM's order-preserving transformation, Eq. 2, with weights made non-negative: q [t, B, N, A]."""
+    p, shape = params["params"], (*state.shape[:-1], N, 1, -1)
+    if layers == 1:
+        return np.abs(mlp(p["MLP_0"], state))[..., None] * q + mlp(p["MLP_1"], state)[..., None]
+    w1, w2 = (np.abs(mlp(p[k], state)).reshape(shape) for k in ("MLP_0", "MLP_1"))
+    b1 = linear(p["Linear_0"], state).reshape(shape)
+    return (w2 * elu(w1 * q[..., None] + b1)).sum(-1) + mlp(p["MLP_2"], state)[..., None]
+
+
+# -- returns --------------------------------------------------------------------------------------
 
 
 def lambda_return(batch, value, bonus, t, b, gamma, lam):
@@ -108,33 +209,21 @@ def lambda_return(batch, value, bonus, t, b, gamma, lam):
     total = 0
     for n in range(1, end - t + 1):
         d = batch.discount[t : t + n, b]  # all 1, but for the last of a terminal episode
-        entropy = gamma * d * bonus[t + 1 : t + n + 1, b]
-        n_step = (gamma ** np.arange(n) * (batch.reward[t : t + n, b] + entropy)).sum()
+        soft = batch.reward[t : t + n, b] + gamma * d * bonus[t + 1 : t + n + 1, b]
+        n_step = (gamma ** np.arange(n) * soft).sum()
         n_step += gamma**n * d[-1] * value[t + n, b]
         total += lam ** (n - 1) * (1 if t + n == end else 1 - lam) * n_step
     return total
 
 
-def assert_slopes(params, gradients, loss, each=4):
-    """`gradients` are the slopes of loss(), which reads `params`: central differences at random entries.
-
-    What lies behind a stop-gradient must not move with `params` in loss().
-    """
-    rng, eps = np.random.default_rng(1), 1e-5
-    for old, gradient in zip(*map(jax.tree.leaves, (params, gradients)), strict=True):
-        for i in rng.integers(old.size, size=each):
-            value, ends = old.flat[i], []
-            for old.flat[i] in (value + eps, value - eps):
-                ends.append(loss())
-            old.flat[i] = value
-            slope = (ends[0] - ends[1]) / (2 * eps)
-            np.testing.assert_allclose(gradient.flat[i], slope, rtol=1e-4, atol=1e-6)
+def lambda_returns(batch, value, bonus, hypers):
+    """`lambda_return` wherever there is something real, [T, B]."""
+    g = np.zeros((T, B))
+    for t, b in np.argwhere(batch.mask):
+        g[t, b] = lambda_return(batch, value, bonus, t, b, hypers.gamma, hypers.td_lambda)
+    return g
 
 
-def first_adam_gradients(opt_state, params, groups):
-    """The clipped gradients that Adam's first step saw, from the first moments of every group."""
-    moments = {}
-    for group, state in opt_state.inner_states.items():
-        mu = optax.tree_utils.tree_get(state, "mu")
-        moments |= {k: mu[k] for k in params if groups[k] == group}
-    return {k: jax.tree.map(lambda mu: np.float64(mu) / (1 - 0.9), moments[k]) for k in params}
+def masked_means(batch, **values):
+    """The averages over all real transitions."""
+    return {name: np.average(x, weights=batch.mask) for name, x in values.items()}

@@ -5,31 +5,41 @@ from itertools import product
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_step import (
+    KEY,
+    actor_critic_rates,
+    assert_first_step,
+    assert_metrics,
+    assert_only_the_real_counts,
+    assert_seen,
+    assert_targets_follow,
+    decentralised_greedy,
+    first_gradients,
+    one_shot_step,
+    one_step,
+    sum_of_squares,
+)
 from oracle import (
     SPEC,
     A,
     B,
     N,
     T,
-    assert_slopes,
     chosen,
-    first_adam_gradients,
-    lambda_return,
+    entropy,
+    lambda_returns,
     linear,
+    linear_weights,
     make_batch,
+    masked_means,
     mlp,
-    random_learner,
-    utilities,
+    policy,
 )
 
-from me_igm_jax.algos import make_algorithm
-from me_igm_jax.envs import make
 from me_igm_jax.presets import load
 from me_igm_jax.train import make_train
-from me_igm_jax.types import Batch
 
 ENVS = 2  # fresh sequences; the others are replayed
 SMALL = {
@@ -48,7 +58,7 @@ CASES = {
     },
     "dop_released": {"dop.tree_steps": 1, "hypers.td_lambda": 0.3},
 }  # fmt: skip
-GROUPS = {"actor": "actor", "critic": "critic", "mixer": "critic"}
+GROUPS = {"actor": ("actor",), "critic": ("critic", "mixer")}  # clipped together
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -56,20 +66,13 @@ def c(request) -> SimpleNamespace:
     """Our code's step on the batch, and the oracle's view of the same learner."""
     name = request.param
     config = load(name.split()[0], env="probe/clock", **(SMALL | CASES[name]))
-    algo, hypers, batch = make_algorithm(config, SPEC), config.hypers, make_batch()
-    if name.endswith("swapped"):
-        batch = jax.tree.map(lambda x: np.roll(x, ENVS, axis=1), batch)
-    learner, params, target = random_learner(algo, hypers)
-    given = learner, jax.tree.map(jnp.asarray, batch)
-    update = jax.jit(algo.update)
-    after, metrics = update(*given, jax.random.key(3), STEPS, hypers)
-    low = dataclasses.replace(hypers, max_grad_norm=0.01)
-    after_clipped, _ = update(*given, jax.random.key(3), STEPS, low)
-    seen = jax.jit(algo.inspect)(*given)
-    eps = EPS if hypers.eps_start else 0.0
-    now = evaluate(config, params, batch, eps)
-    goal = make_goal(config, now, target, batch)
-    return SimpleNamespace(**locals())
+    turn = ENVS if name.endswith("swapped") else 0
+    batch = jax.tree.map(lambda x: np.roll(x, turn, axis=1), make_batch())
+    c = one_step(config, SPEC, batch, STEPS)
+    c.turn, c.eps = turn, EPS if c.hypers.eps_start else 0.0
+    c.now = evaluate(config, c.params, batch, c.eps)
+    c.goal = make_goal(config, c.now, c.target, batch)
+    return c
 
 
 def critic(config, params, batch):
@@ -80,8 +83,7 @@ def critic(config, params, batch):
     for layer in ("Linear_0", "Linear_1"):
         x = np.maximum(linear(p[layer], x), 0)
     q = linear(p["Linear_2"], x) + linear(p["Linear_3"], x)
-    first, second = np.abs(linear(m["Linear_0"], state)), np.abs(linear(m["Linear_1"], state))
-    k = np.einsum("tbne,tbe->tbn", first.reshape(T + 1, B, N, -1), second)
+    k = linear_weights(m, state)
     if config.dop.form == "released":
         return q, k / k.sum(-1, keepdims=True), np.zeros((T + 1, B))
     return q, k, mlp(m["MLP_0"], state)[..., 0]
@@ -94,9 +96,7 @@ def q_joint(q, k, b, action):
 def evaluate(config, params, batch, eps):
     """The policies, with and without their floor, and the critic."""
     avail = batch.steps.avail
-    logits = np.where(avail, utilities(params["actor"], batch), -np.inf)
-    plain = np.exp(logits - logits.max(-1, keepdims=True))
-    plain /= plain.sum(-1, keepdims=True)
+    plain = policy(params["actor"], batch)
     pi = (1 - eps) * plain + eps * avail / avail.sum(-1, keepdims=True)
     q, k, b = critic(config, params, batch)
     q_tot = q_joint(q, k, b, batch.action)
@@ -120,11 +120,9 @@ def make_goal(config, now, target, batch):
             inner = hypers.trace * played[t + 1, b] * (tree(t + 1, b, steps - 1) - taken[t + 1, b])
         return batch.reward[t, b] + d * (value[t + 1, b] + inner)
 
-    goal, none = np.zeros((T, B)), np.zeros((T + 1, B))
+    goal = lambda_returns(batch, value, np.zeros((T + 1, B)), hypers)
     for t, b in np.argwhere(batch.mask):
-        if b < ENVS:
-            goal[t, b] = lambda_return(batch, value, none, t, b, hypers.gamma, hypers.td_lambda)
-        else:
+        if b >= ENVS:
             goal[t, b] = tree(t, b, config.dop.tree_steps)
     return goal
 
@@ -150,10 +148,9 @@ def total_loss(c, now):
 
 def test_forward(c):
     best = c.now.plain.argmax(-1)[:T]
-    q_tot_greedy = q_joint(c.now.q, c.now.k, c.now.b, best)
-    expected = {"q": c.now.q, "q_tot": c.now.q_tot, "q_tot_greedy": q_tot_greedy, "probs": c.now.plain}
-    for key, value in expected.items():
-        np.testing.assert_allclose(getattr(c.seen, key), value[:T], atol=1e-5, err_msg=key)
+    greedy = q_joint(c.now.q, c.now.k, c.now.b, best)
+    expected = {"q": c.now.q[:T], "q_tot": c.now.q_tot, "q_tot_greedy": greedy, "probs": c.now.plain[:T]}
+    assert_seen(c.seen, expected)
     np.testing.assert_array_equal(c.seen.greedy, best)
     if c.config.dop.form == "released":
         assert "MLP_0" not in c.params["mixer"]["params"]
@@ -161,81 +158,52 @@ def test_forward(c):
 
 
 def test_losses_and_targets(c):
-    mask, pi = c.batch.mask, c.now.pi
-    entropy = -(pi * np.log(np.where(pi > 0, pi, 1))).sum(-1).mean(-1)[:T, :ENVS]
+    of_fresh = entropy(c.now.pi).mean(-1)[:T, :ENVS]
     expected = losses(c.now, c.now, c.goal, c.batch) | {
         "loss_critic": total_loss(c, c.now)[0],
-        "q_tot": np.average(c.now.q_tot, weights=mask),
-        "target": np.average(c.goal, weights=mask),
-        "entropy": np.average(entropy, weights=mask[:, :ENVS]),
+        "entropy": np.average(of_fresh, weights=c.batch.mask[:, :ENVS]),
     }
-    for key, value in expected.items():
-        np.testing.assert_allclose(c.metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+    assert_metrics(c.metrics, expected | masked_means(c.batch, q_tot=c.now.q_tot, target=c.goal))
 
 
 def test_gradient_and_step(c):
-    gradients = first_adam_gradients(c.after.opt_state, c.params, GROUPS)
-    assert_slopes(
-        c.params, gradients, lambda: total_loss(c, evaluate(c.config, c.params, c.batch, c.eps))[1]
+    assert_first_step(
+        c, lambda: total_loss(c, evaluate(c.config, c.params, c.batch, c.eps))[1], actor_critic_rates(c)
     )
-    clipped = first_adam_gradients(c.after_clipped.opt_state, c.params, GROUPS)
-    squares = {"actor": 0, "critic": 0}
-    for name, group in GROUPS.items():
-        squares[group] += sum((g**2).sum() for g in jax.tree.leaves(gradients[name]))
-    np.testing.assert_allclose(c.metrics["grad_norm"] ** 2, sum(squares.values()), rtol=1e-5)
-    for name, group in GROUPS.items():
-        scale = 0.01 / np.sqrt(squares[group])
+
+
+def test_each_group_has_its_own_clip(c):
+    low = dataclasses.replace(c.hypers, max_grad_norm=0.01)
+    after, _ = c.update(c.learner, c.given, KEY, STEPS, low)
+    free, clipped = (first_gradients(x.opt_state) for x in (c.after, after))
+    for group in GROUPS.values():
+        before, now = ([x[name] for name in group] for x in (free, clipped))
+        scale = 0.01 / np.sqrt(sum_of_squares(before))
         assert scale < 1
-        rate = c.hypers.lr if group == "actor" else c.hypers.critic_lr
-        trees = (c.params, gradients, clipped, c.after.params)
-        for old, g, low, new in zip(*(jax.tree.leaves(x[name]) for x in trees), strict=True):
-            np.testing.assert_allclose(low, scale * g, rtol=1e-4, atol=1e-8)
-            np.testing.assert_allclose(new, old - rate * g / (np.abs(g) + 1e-8), atol=1e-6)
+        for g, x in zip(*map(jax.tree.leaves, (before, now)), strict=True):
+            np.testing.assert_allclose(x, scale * g, rtol=1e-4, atol=1e-8)
 
 
 def test_nothing_leaks_from_behind_the_end(c):
-    batch, row = c.given[1], ENVS if c.name.endswith("swapped") else 0  # over after transition 2
-    obs, state = (x.at[3:, row].set(55.0) for x in (batch.steps.obs, batch.steps.state))
-    reward, steps = batch.reward.at[3:, row].set(99.0), batch.steps._replace(obs=obs, state=state)
-    noisy = batch._replace(reward=reward, steps=steps)
-    after, _ = c.update(c.learner, noisy, jax.random.key(3), STEPS, c.hypers)
-    jax.tree.map(np.testing.assert_array_equal, after.params, c.after.params)
+    assert_only_the_real_counts(c, turn=c.turn)
 
 
 def test_greedy_is_decentralised(c):
-    step = jax.tree.map(lambda x: x[0], c.given[1].steps)
-    blind = step._replace(state=jnp.full_like(step.state, jnp.nan))
-    one, two = (c.algo.greedy(c.learner, c.algo.carry(B), s)[1] for s in (step, blind))
-    np.testing.assert_array_equal(one, two)
-    np.testing.assert_array_equal(one, c.now.plain[0].argmax(-1))
+    greedy = decentralised_greedy(c.algo, c.learner, c.given)
+    np.testing.assert_array_equal(greedy, c.now.plain[0].argmax(-1))
 
 
 def test_target_is_the_critic_alone(c):
-    kept, copied = (c.algo.refresh_target(c.learner, jnp.asarray(due), c.hypers) for due in (False, True))
-    assert set(c.learner.target) == {"critic", "mixer"}
-    jax.tree.map(np.testing.assert_array_equal, kept.target, c.learner.target)
-    for name in copied.target:
-        jax.tree.map(np.testing.assert_array_equal, copied.target[name], c.learner.params[name])
+    assert c.hypers.tau == 1
+    assert_targets_follow(c, "critic", "mixer")
 
 
 def test_one_shot_games_are_regression():
     """Both parts of the batch share one instant; both targets are the reward."""
-    options = {"collect.envs": 4, "dop.critic_hidden": 8}
-    config = load("dop", env="matrix/qtran", **options)
-    env, key = make(config), jax.random.key(0)
-    algo = make_algorithm(config, env.spec)
-    start = env.observe(env.reset(key))
-    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 9, *x.shape)), start)
-    action, reward = jax.random.randint(key, (1, 9, 2), 0, 3), jax.random.normal(key, (1, 9))
-    first, one = jnp.zeros((2, 9), bool).at[0].set(True), jnp.ones((1, 9))
-    batch = Batch(steps, first, action, reward, 0 * one, one)
-    learner, *_ = random_learner(algo, config.hypers)
-    _, metrics = jax.jit(algo.update)(learner, batch, key, 0.0, config.hypers)
-    error = np.square(jax.jit(algo.inspect)(learner, batch).q_tot - reward)[0]
-    np.testing.assert_allclose(metrics["loss_td"], error[:4].mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss_tree"], error[4:].mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["target"], reward.mean(), rtol=1e-5)
-    assert algo.refresh_target(learner, jnp.asarray(True), config.hypers) is learner
+    c = one_shot_step(load("dop", env="matrix/qtran", **{"collect.envs": 4, "dop.critic_hidden": 8}))
+    error = np.square(c.seen.q_tot - c.batch.reward)[0]
+    np.testing.assert_allclose(c.metrics["loss_td"], error[:4].mean(), rtol=1e-5)
+    np.testing.assert_allclose(c.metrics["loss_tree"], error[4:].mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("preset, env", [

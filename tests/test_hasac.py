@@ -7,11 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracle import SPEC, A, B, N, T, assert_slopes, draw, linear, make_batch, mlp, random_learner
+from one_step import (
+    KEY,
+    assert_adam,
+    assert_metrics,
+    assert_only_the_real_counts,
+    assert_read_once,
+    assert_seen,
+    assert_slopes,
+    decentralised_greedy,
+    first_gradients,
+    one_step,
+    random_learner,
+)
+from oracle import SPEC, A, B, N, T, chosen, draw, huber, linear, make_batch, masked_means, member, mlp
 
 from me_igm_jax import ConfigError, replay
 from me_igm_jax.algos import make_algorithm
-from me_igm_jax.envs import make
 from me_igm_jax.presets import load
 from me_igm_jax.returns import n_step_return
 from me_igm_jax.train import make_program, make_train
@@ -61,7 +73,7 @@ def log_softmax(x):
 
 def log_policy(params, steps, i):
     """Agent i's log pi, [.., A]; minus infinity where unavailable."""
-    p = jax.tree.map(lambda x: x[i], params["params"]["VmapAgent_0"])
+    p = member(params["params"]["VmapAgent_0"], i)
     h = norm(p["LayerNorm_0"], steps.obs[:, :, i])
     for k in range(2):
         h = norm(p[f"LayerNorm_{k + 1}"], np.maximum(linear(p[f"Linear_{k}"], h), 0))
@@ -75,8 +87,7 @@ def log_policies(params, steps):
 def values(params, state, joint):
     """Q_k of one-hot joint actions [.., N, A], a row for each critic."""
     x = np.concatenate([state, joint.reshape(*joint.shape[:2], -1)], -1)
-    each = [jax.tree.map(lambda w, k=k: w[k], params["params"]) for k in range(2)]
-    return np.stack([mlp(p, x)[..., 0] for p in each])
+    return np.stack([mlp(member(params["params"], k), x)[..., 0] for k in range(2)])
 
 
 def mean(x, mask):
@@ -93,28 +104,20 @@ def c(request) -> SimpleNamespace:
     """Our code's step on the batch, and what the oracle makes of the same learner."""
     name = request.param
     config = load(name.split()[0], env="probe/clock", **(SMALL | CASES[name]))
-    algo, hypers, batch = make_algorithm(config, SPEC), config.hypers, make_batch()
-    learner, params, target = random_learner(algo, hypers)
-    alpha = np.linspace(0.2, 0.8, N + 1)
-    learner = learner._replace(log_alpha=jnp.log(jnp.float32(alpha)))
-    given = learner, jax.tree.map(jnp.asarray, batch), jax.random.key(3), 0, hypers
-    after, metrics = jax.jit(algo.update)(*given)
-    seen = jax.jit(algo.inspect)(*given[:2])
-    target_key, actors_key = jax.random.split(jax.random.key(3))
-    log_pi = log_policies(params["actor"], batch.steps)
-    action = np.asarray(draw(target_key, np.exp(log_pi)))
-    value = values(target["critic"], batch.steps.state, np.eye(A)[action]).min(0)
-    value -= alpha[N] * np.take_along_axis(log_pi, action[..., None], -1).sum((-2, -1))
-    g = returns(batch, value, hypers.gamma, config.hasac.n_step)
-    return SimpleNamespace(**locals())
+    alpha, batch = np.linspace(0.2, 0.8, N + 1), make_batch()
+    c = one_step(config, SPEC, batch, log_alpha=jnp.log(jnp.float32(alpha)))
+    target_key, c.actors_key = jax.random.split(KEY)
+    c.alpha, c.log_pi = alpha, log_policies(c.params["actor"], batch.steps)
+    action = np.asarray(draw(target_key, np.exp(c.log_pi)))
+    value = values(c.target["critic"], batch.steps.state, np.eye(A)[action]).min(0)
+    value -= alpha[N] * chosen(c.log_pi, action).sum(-1)
+    c.goal = returns(batch, value, c.hypers.gamma, config.hasac.n_step)
+    return c
 
 
 def critic_loss(c, params):
-    error = values(params, c.batch.steps.state[:T], np.eye(A)[c.batch.action]) - c.g
-    loss = error**2 / 2
-    if c.config.hasac.huber:
-        delta = c.hypers.huber_delta
-        loss = np.where(np.abs(error) < delta, loss, delta * (np.abs(error) - delta / 2))
+    error = values(params, c.batch.steps.state[:T], np.eye(A)[c.batch.action]) - c.goal
+    loss = huber(error, c.hypers.huber_delta) if c.config.hasac.huber else error**2 / 2
     return mean(loss.sum(0), c.batch.mask)
 
 
@@ -148,58 +151,42 @@ def turns(c):
         joint[:, :, i] = np.eye(A)[np.asarray(fresh)[:, :, 0]]
 
 
-def gradients(state):
-    """From Adam's first moments."""
-    return jax.tree.map(lambda mu: np.float64(mu) / (1 - 0.9), optax.tree_utils.tree_get(state, "mu"))
-
-
-def assert_adam(old, gradient, new, rate):
-    def check(p, g, q):
-        np.testing.assert_allclose(q, p - rate * g / (np.abs(g) + 1e-8), atol=1e-6)
-
-    jax.tree.map(check, old, gradient, new)
-
-
 def test_forward(c):
-    q = values(c.params["critic"], c.batch.steps.state[:T], np.eye(A)[c.batch.action])
-    np.testing.assert_allclose(c.seen.probs, np.exp(c.log_pi[:T]), atol=1e-5)
-    np.testing.assert_allclose(c.seen.q_tot, q.min(0), atol=1e-5)
     best = c.log_pi[:T].argmax(-1)
     np.testing.assert_array_equal(c.seen.greedy, best)
-    q = values(c.params["critic"], c.batch.steps.state[:T], np.eye(A)[best])
-    np.testing.assert_allclose(c.seen.q_tot_greedy, q.min(0), atol=1e-5)
+    q_tot, q_tot_greedy = (
+        values(c.params["critic"], c.batch.steps.state[:T], np.eye(A)[action]).min(0)
+        for action in (c.batch.action, best)
+    )
+    assert_seen(c.seen, {"probs": np.exp(c.log_pi[:T]), "q_tot": q_tot, "q_tot_greedy": q_tot_greedy})
 
 
 def test_losses_and_target(c):
     entropy = -times(np.exp(c.log_pi), c.log_pi).sum((-2, -1))[:T]
-    expected = {
+    expected = masked_means(c.batch, q_tot=c.seen.q_tot, target=c.goal, entropy=entropy / N) | {
         "loss_critic": critic_loss(c, c.params["critic"]),
         "loss_actor": np.mean([loss(c.params["actor"]) for _, loss in turns(c)]),
-        "q_tot": mean(c.seen.q_tot, c.batch.mask),
-        "target": mean(c.g, c.batch.mask),
-        "entropy": mean(entropy, c.batch.mask) / N,
         "alpha": c.alpha[:N].mean(),
         "alpha_critic": c.alpha[N],
     }
-    for key, value in expected.items():
-        np.testing.assert_allclose(c.metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
+    assert_metrics(c.metrics, expected)
 
 
 def test_critics_step(c):
-    old, gradient = c.params["critic"], gradients(c.after.opt_state["critic"])
+    old, gradient = c.params["critic"], first_gradients(c.after.opt_state["critic"])
     assert_slopes(old, gradient, lambda: critic_loss(c, old))
     assert_adam(old, gradient, c.after.params["critic"], c.hypers.critic_lr)
 
 
 def test_actors_steps(c):
     """One after the other: the losses of later ones hold actions of the earlier ones' new policies."""
-    old, gradient = c.params["actor"], gradients(c.after.opt_state["actor"])
+    old, gradient = c.params["actor"], first_gradients(c.after.opt_state["actor"])
     for i, loss in turns(c):
-        mine, slope = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (old, gradient))
+        mine, slope = member(old, i), member(gradient, i)
         assert max(np.abs(x).max() for x in jax.tree.leaves(slope)) > 1e-3
         assert_slopes(mine, slope, lambda loss=loss: loss(old), each=6)  # `mine` are views of `old`
     assert_adam(old, gradient, c.after.params["actor"], c.hypers.lr)
-    everything = (gradient, gradients(c.after.opt_state["critic"]))
+    everything = (gradient, first_gradients(c.after.opt_state["critic"]))
     np.testing.assert_allclose(c.metrics["grad_norm"], optax.global_norm(everything), rtol=1e-5)
 
 
@@ -212,7 +199,7 @@ def test_temperatures(c):
     }[c.config.hasac.target_entropy]  # fmt: skip
     excess = (entropy - wanted) * living
     mean_excess = np.append(excess.sum((0, 1)) / living.sum((0, 1)), excess.sum() / c.batch.mask.sum())
-    gradient = gradients(c.after.alpha_opt_state)
+    gradient = np.float64(optax.tree_utils.tree_get(c.after.alpha_opt_state, "mu")) / (1 - 0.9)
     np.testing.assert_allclose(gradient, c.alpha * mean_excess, rtol=1e-4, atol=1e-6)
     assert_adam(np.log(c.alpha), gradient, c.after.log_alpha, c.hypers.alpha_lr)
 
@@ -225,12 +212,10 @@ def test_target_critics_follow_every_step(c):
     assert c.algo.refresh_target(c.after, jnp.asarray(True), c.hypers) is c.after
 
 
-def start(preset="hasac", **overrides):
-    config = load(preset, env="probe/clock", **(SMALL | overrides))
-    algo, batch = make_algorithm(config, SPEC), jax.tree.map(jnp.float32, make_batch())
-    batch = batch._replace(action=batch.action.astype(int), first=batch.first > 0)
-    steps = batch.steps._replace(avail=batch.steps.avail > 0, alive=batch.steps.alive > 0)
-    return config, algo, random_learner(algo, config.hypers)[0], batch._replace(steps=steps)
+def start(**overrides):
+    config = load("hasac", env="probe/clock", **(SMALL | overrides))
+    algo = make_algorithm(config, SPEC)
+    return config, algo, random_learner(algo, config.hypers)[0], jax.tree.map(jnp.asarray, make_batch())
 
 
 def test_gradients_are_clipped_agent_by_agent():
@@ -238,36 +223,24 @@ def test_gradients_are_clipped_agent_by_agent():
     update, norms = jax.jit(algo.update), {}
     for limit in (1e3, 0.05):
         hypers = load("hasac", env="probe/clock", **(SMALL | {"hypers.max_grad_norm": limit})).hypers
-        state = update(learner, batch, jax.random.key(3), 0, hypers)[0].opt_state
-        each = jax.vmap(optax.global_norm)(gradients(state["actor"]))
-        norms[limit] = [*each, optax.global_norm(gradients(state["critic"]))]
+        state = update(learner, batch, KEY, 0, hypers)[0].opt_state
+        each = jax.vmap(optax.global_norm)(first_gradients(state["actor"]))
+        norms[limit] = [*each, optax.global_norm(first_gradients(state["critic"]))]
     np.testing.assert_allclose(norms[0.05], np.minimum(norms[1e3], 0.05), rtol=1e-4)
     assert min(norms[1e3][:N]) != max(norms[1e3][:N]) and max(norms[1e3]) > 0.05
 
 
-def test_nothing_leaks_from_padding():
-    config, algo, learner, batch = start()
-    last = np.arange(T + 1) > 3  # of sequence 0, which ends after transition 2
-    steps = batch.steps._replace(
-        obs=batch.steps.obs.at[last, 0].set(55.0), state=batch.steps.state.at[last, 0].set(-55.0)
-    )
-    noisy = batch._replace(reward=batch.reward.at[3:, 0].set(99.0), steps=steps)
-    update = jax.jit(algo.update)
-    one, two = (update(learner, b, jax.random.key(1), 0, config.hypers)[0] for b in (batch, noisy))
-    jax.tree.map(np.testing.assert_array_equal, one, two)
+def test_nothing_leaks_from_padding(c):
+    assert_only_the_real_counts(c)
 
 
-def test_greedy_is_decentralised():
-    _, algo, learner, batch = start()
-    step = jax.tree.map(lambda x: x[0], batch.steps)
-    blind = step._replace(state=jnp.full_like(step.state, jnp.nan))
-    one, two = (algo.greedy(learner, algo.carry(B), s)[1] for s in (step, blind))
-    np.testing.assert_array_equal(one, two)
+def test_greedy_is_decentralised(c):
+    decentralised_greedy(c.algo, c.learner, c.given)
 
 
 def test_a_recurrent_actor_on_last_actions_fits_in():
     config, algo, learner, batch = start(**{"net.recurrent": True, "net.last_action": True})
-    after, _ = jax.eval_shape(algo.update, learner, batch, jax.random.key(3), 0, config.hypers)
+    after, _ = jax.eval_shape(algo.update, learner, batch, KEY, 0, config.hypers)
     jax.tree.map(lambda new, old: np.testing.assert_equal(new.shape, old.shape), after, learner)
 
 
@@ -278,26 +251,9 @@ def test_shared_networks_are_refused(key):
 
 
 def test_one_shot_games_are_read_once():
-    config = load("hasac", env="matrix/qtran", **SMALL)
-    env, key = make(config), jax.random.key(0)
-    instant = env.observe(env.reset(key))
-    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 9, *x.shape)), instant)
-    action = jax.random.randint(key, (1, 9, 2), 0, 3)
-    reward, none, one = jax.random.normal(key, (1, 9)), jnp.zeros((1, 9)), jnp.ones((1, 9))
-    first = jnp.zeros((2, 9), bool).at[0].set(True)
-    batch = make_batch()._replace(
-        steps=steps, first=first, action=action, reward=reward, discount=none, mask=one
-    )
-    both = []
-    for one_start in (True, False):
-        algo = make_algorithm(config, env.spec._replace(one_start=one_start))
-        learner = random_learner(algo, config.hypers)[0]
-        after, metrics = jax.jit(algo.update)(learner, batch, key, 0, config.hypers)
-        jax.tree.map(np.testing.assert_array_equal, after.target, learner.target)  # none is needed
-        view = jax.jit(algo.inspect)(learner, batch)
-        assert view.probs.shape == (1, 9, 2, 3) and view.q_tot_greedy.shape == (1, 9)
-        both.append((after.opt_state, after.log_alpha, metrics, view))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), *both)
+    game = assert_read_once(load("hasac", env="matrix/qtran", **SMALL))
+    jax.tree.map(np.testing.assert_array_equal, game.after.target, game.learner.target)  # none is needed
+    assert game.view.probs.shape == (1, 9, 2, 3) and game.view.q_tot_greedy.shape == (1, 9)
 
 
 @pytest.mark.parametrize("probe", [
@@ -322,4 +278,4 @@ def test_probes(probe):
 def test_no_key_is_used_twice():
     config, algo, learner, batch = start()
     with jax.debug_key_reuse(True):
-        jax.block_until_ready(jax.jit(algo.update)(learner, batch, jax.random.key(3), 0, config.hypers))
+        jax.block_until_ready(jax.jit(algo.update)(learner, batch, KEY, 0, config.hypers))

@@ -3,54 +3,53 @@
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import B, N, T, assert_slopes, first_adam_gradients, lambda_return, linear, random_learner
-from test_fop_continuous import (
+from continuous_oracle import (
     BOX,
     HALF,
-    HIGH,
-    KEY,
-    LOW,
     MIDDLE,
-    D,
+    assert_acts_inside_the_box,
     continuous_batch,
     gaussian,
     outputs,
     standard_normal,
     unit,
 )
+from one_step import (
+    KEY,
+    actor_critic_rates,
+    assert_first_step,
+    assert_metrics,
+    assert_only_the_real_counts,
+    assert_seen,
+    assert_targets_follow,
+    one_shot_step,
+    one_step,
+    temperature_step,
+)
+from oracle import N, T, lambda_returns, linear, masked_means
 
 from me_igm_jax import ConfigError
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.algos.maac import Critic
-from me_igm_jax.envs import make
 from me_igm_jax.presets import load
-from me_igm_jax.types import Batch
 
 SMALL = {
     "net.hidden": 6, "net.recurrent": True, "net.last_action": True, "maac.hidden": 6, "maac.heads": 3,
     "hypers.alpha": 0.5, "algo.temperature": "sgd", "hypers.alpha_lr": 0.1, "hypers.target_entropy": 0.7,
     "hypers.max_grad_norm": 1e6, "hypers.critic_lr": 2e-3, "hypers.td_lambda": 0.6,
 }  # fmt: skip
-GROUPS = {"actor": "actor", "features": "critic", "critic": "critic"}
 
 
 @pytest.fixture(scope="module")
 def c() -> SimpleNamespace:
     """Our code's step on the batch, and the oracle's view of the same learner."""
-    config = load("maac", env="probe/clock", **SMALL)
-    algo, hypers, batch = make_algorithm(config, BOX), config.hypers, continuous_batch()
-    learner, params, target = random_learner(algo, hypers)
-    given = learner, jax.tree.map(jnp.asarray, batch)
-    update = jax.jit(algo.update)
-    after, metrics = update(*given, KEY, 0, hypers)
-    seen = jax.jit(algo.inspect)(*given)
-    next_noise, noise = map(standard_normal, jax.random.split(KEY))
-    now = evaluate(config, params, batch, noise)
-    g = make_goal(config, target, batch, next_noise)
-    return SimpleNamespace(**locals())
+    c = one_step(load("maac", env="probe/clock", **SMALL), BOX, continuous_batch())
+    next_noise, c.noise = map(standard_normal, jax.random.split(KEY))
+    c.now = evaluate(c.config, c.params, c.batch, c.noise)
+    c.goal = make_goal(c.config, c.target, c.batch, next_noise)
+    return c
 
 
 def leaky(x):
@@ -87,14 +86,11 @@ def evaluate(config, params, batch, noise, held=None):
 
 
 def make_goal(config, target, batch, noise):
-    hypers, g = config.hypers, np.zeros((T, B, N))
     action, log_pi, _ = gaussian(target["actor"], batch, noise)
     value = values(config, target["critic"], outputs(target["features"], batch), action)[0]
-    for t, b in np.argwhere(batch.mask):
-        for i in range(N):
-            bonus = -hypers.alpha * log_pi[..., i]
-            g[t, b, i] = lambda_return(batch, value[..., i], bonus, t, b, hypers.gamma, hypers.td_lambda)
-    return g
+    bonus = -config.hypers.alpha * log_pi
+    each = [lambda_returns(batch, value[..., i], bonus[..., i], config.hypers) for i in range(N)]
+    return np.stack(each, -1)
 
 
 def losses(now, g, batch, alpha):
@@ -108,71 +104,37 @@ def losses(now, g, batch, alpha):
 def test_forward(c):
     best = c.now.best[:T]
     greedy = values(c.config, c.params["critic"], c.now.h[:T], best)[0].mean(-1)
-    expected = {"q_tot": c.now.q.mean(-1), "q_tot_greedy": greedy, "greedy": MIDDLE + HALF * best}
-    for key, value in expected.items():
-        np.testing.assert_allclose(getattr(c.seen, key), value, atol=1e-5, err_msg=key)
+    q_tot = c.now.q.mean(-1)
+    assert_seen(c.seen, {"q_tot": q_tot, "q_tot_greedy": greedy, "greedy": MIDDLE + HALF * best})
 
 
 def test_losses_and_targets(c):
-    mask, entropy = c.batch.mask, -c.now.log_pi[:T].sum(-1)
-    expected = losses(c.now, c.g, c.batch, c.hypers.alpha)
-    means = {"target": c.g.mean(-1), "q_tot": c.now.q.mean(-1), "entropy": entropy / N}
-    expected |= {key: np.average(x, weights=mask) for key, x in means.items()}
-    for key, value in expected.items():
-        np.testing.assert_allclose(c.metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
-    excess = np.average(entropy, weights=mask) - N * c.hypers.target_entropy
-    log_alpha = np.log(c.hypers.alpha) - c.hypers.alpha_lr * c.hypers.alpha * excess
+    entropy = -c.now.log_pi[:T].sum(-1)
+    means = masked_means(c.batch, target=c.goal.mean(-1), q_tot=c.now.q.mean(-1), entropy=entropy / N)
+    assert_metrics(c.metrics, losses(c.now, c.goal, c.batch, c.hypers.alpha) | means)
+    log_alpha = np.log(c.hypers.alpha) + temperature_step(c, entropy)
     np.testing.assert_allclose(c.after.log_alpha, log_alpha, atol=1e-5)
 
 
 def test_gradient_and_step(c):
-    gradients = first_adam_gradients(c.after.opt_state, c.params, GROUPS)
-
-    def total():
+    def total_loss():
         now = evaluate(c.config, c.params, c.batch, c.noise, c.now)
-        return sum(losses(now, c.g, c.batch, c.hypers.alpha).values())
+        return sum(losses(now, c.goal, c.batch, c.hypers.alpha).values())
 
-    assert_slopes(c.params, gradients, total)
-    squares = sum((g**2).sum() for g in jax.tree.leaves(gradients))
-    np.testing.assert_allclose(c.metrics["grad_norm"] ** 2, squares, rtol=1e-5)
-    for name, group in GROUPS.items():
-        assert any(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(gradients[name]))
-        rate = c.hypers.lr if group == "actor" else c.hypers.critic_lr
-        trees = (c.params[name], gradients[name], c.after.params[name])
-        for old, g, new in zip(*map(jax.tree.leaves, trees), strict=True):
-            np.testing.assert_allclose(new, old - rate * g / (np.abs(g) + 1e-8), atol=1e-6)
+    assert_first_step(c, total_loss, actor_critic_rates(c))
 
 
 def test_what_is_masked_changes_nothing(c):
-    batch = c.given[1]  # sequence 0 is over after transition 2; transition 2 of sequence 2 leads nowhere
-    obs = batch.steps.obs.at[3:, 0].set(55.0)
-    action = batch.action.at[3:, 0].set(2.9).at[2, 2].set(-0.9)
-    reward = batch.reward.at[3:, 0].set(99.0).at[2, 2].set(99.0)
-    noisy = batch._replace(steps=batch.steps._replace(obs=obs), action=action, reward=reward)
-    after, _ = c.update(c.learner, noisy, KEY, 0, c.hypers)
-    jax.tree.map(np.testing.assert_array_equal, after.params, c.after.params)
+    assert_only_the_real_counts(c, action=2.9)
 
 
 def test_acting(c):
-    """Inside the box, whatever the weights; nothing reads the state."""
-    step = jax.tree.map(lambda x: x[0], c.given[1].steps)
-    blind = step._replace(state=jnp.full_like(step.state, jnp.nan))
-    greedy = jax.jit(c.algo.greedy)(c.learner, c.algo.carry(B), blind)[1]
-    np.testing.assert_allclose(greedy, c.seen.greedy[0], atol=1e-5)
-    wild = c.learner._replace(params=jax.tree.map(lambda x: 1e3 * x, c.learner.params))
-    action = jax.jit(c.algo.act)(wild, c.algo.carry(B), blind, KEY, 0, c.hypers)[1]
-    assert action.shape == (B, N, D) and action.min() >= LOW and action.max() <= HIGH
+    assert_acts_inside_the_box(c)
 
 
 def test_refresh(c):
-    assert set(c.learner.target) == {"actor", "features", "critic"}
-    tau = c.hypers.tau
-    kept, moved = (c.algo.refresh_target(c.learner, jnp.asarray(due), c.hypers) for due in (False, True))
-    jax.tree.map(np.testing.assert_array_equal, kept.target, c.learner.target)
-    for name in moved.target:
-        trees = (moved.target[name], c.learner.target[name], c.learner.params[name])
-        for new, old, online in zip(*map(jax.tree.leaves, trees), strict=True):
-            np.testing.assert_allclose(new, old + tau * (online - old), atol=1e-6)
+    assert 0 < c.hypers.tau < 1
+    assert_targets_follow(c, "actor", "features", "critic")
 
 
 def test_attention_is_to_the_others():
@@ -191,21 +153,9 @@ def test_attention_is_to_the_others():
 def test_one_shot_games_are_regression():
     """The batch shares one instant; every sample draws for itself, and the target is the reward."""
     config = load("maac", env="differential/mtq", **{"net.hidden": 8, "maac.hidden": 8})
-    env = make(config)
-    algo, keys, rows = make_algorithm(config, env.spec), jax.random.split(KEY), 9
-    start = env.observe(env.reset(KEY))
-    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, rows, *x.shape)), start)
-    action = jax.random.uniform(keys[0], (1, rows, 2, 1), minval=-10.0, maxval=10.0)
-    reward, one = jax.random.normal(keys[1], (1, rows)), jnp.ones((1, rows))
-    batch = Batch(steps, jnp.zeros((2, rows), bool).at[0].set(True), action, reward, 0 * one, one)
     assert config.net.output_scale == 0  # policies start at the centre
-    learner, *_ = random_learner(algo, config.hypers)
-    _, metrics = jax.jit(algo.update)(learner, batch, KEY, 0.0, config.hypers)
-    np.testing.assert_allclose(metrics["target"], reward.mean(), rtol=1e-5)
-    seen = jax.jit(algo.inspect)(learner, batch)
-    np.testing.assert_allclose(metrics["q_tot"], seen.q_tot.mean(), rtol=1e-5)
-    assert seen.greedy.shape == action.shape and seen.q_tot_greedy.shape == (1, rows)
-    assert algo.refresh_target(learner, jnp.asarray(True), config.hypers) is learner
+    c = one_shot_step(config)
+    np.testing.assert_allclose(c.metrics["q_tot"], c.seen.q_tot.mean(), rtol=1e-5)
 
 
 def test_heads_must_divide_the_width():

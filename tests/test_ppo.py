@@ -12,26 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracle import (
-    SPEC,
-    B,
-    T,
+from one_step import (
+    KEY,
+    adam_moments,
+    assert_metrics,
+    assert_read_once,
     assert_slopes,
-    chosen,
-    linear,
-    make_batch,
+    decentralised_greedy,
+    first_gradients,
     random_learner,
-    sigmoid,
-    utilities,
-)  # fmt: skip
+    unseeing,
+)
+from oracle import SPEC, B, T, chosen, entropy, huber, make_batch, policy, unroll, utilities
 
 from me_igm_jax import ConfigError
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.algos.ppo import Running
-from me_igm_jax.envs import make
 from me_igm_jax.presets import load
 from me_igm_jax.train import make_train
-from me_igm_jax.types import Batch
 
 # Steps so large, and clips so small, that these are seen both at rest and at work.
 SMALL = {
@@ -44,7 +42,6 @@ CASES = {
     "mappo": {}, "ippo": {}, "mappo_jaxmarl": {}, "ippo unclipped": {"ppo.clip_values": False},
 }  # fmt: skip
 MEAN, DEVIATION, WEIGHT = 0.7, 1.5, 0.3  # of the running statistics before the update
-KEY = jax.random.key(3)
 
 
 def make_learner(case, **overrides):
@@ -64,14 +61,6 @@ def updated(case, **overrides):
     return jax.jit(algo.update)(learner, jax.tree.map(jnp.asarray, make_batch()), KEY, 0, config.hypers)
 
 
-def moments(learner):
-    """Adam's first moments of all parameters."""
-    merged = {}
-    for _, tree in optax.tree_utils.tree_get_all_with_path(learner.opt_state, "mu"):
-        merged |= {k: v for k, v in tree.items() if jax.tree.leaves(v)}
-    return jax.tree.map(np.float64, {k: merged[k] for k in sorted(merged)})
-
-
 @pytest.fixture(scope="module", params=CASES)
 def c(request) -> SimpleNamespace:
     """Our code's first step, and the oracle's view of the learner before it."""
@@ -85,36 +74,17 @@ def c(request) -> SimpleNamespace:
 # -- the oracle -----------------------------------------------------------------------------------
 
 
-def team_value(params, batch):
-    """Linear - ReLU - PyTorch's GRU cell - Linear on the state, reset where episodes begin."""
-    p, out = params["params"], []
-    gru = p["GRU_0"]
-    h = np.zeros((B, len(gru["w_h"])))
-    for t in range(T + 1):
-        h = np.where(batch.first[t][:, None], 0, h)
-        x = np.maximum(linear(p["Linear_0"], batch.steps.state[t]), 0)
-        x_r, x_z, x_n = np.split(x @ gru["w_i"] + gru["b_i"], 3, -1)
-        h_r, h_z, h_n = np.split(h @ gru["w_h"] + gru["b_h"], 3, -1)
-        z = sigmoid(x_z + h_z)
-        h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
-        out.append(linear(p["Linear_1"], h))
-    return np.stack(out)
-
-
 def critic(config, params, batch):
     """The critic's outputs, [T+1, B, M]."""
     if config.ppo.critic == "state":
-        return team_value(params["critic"], batch)
+        return unroll(params["critic"], batch.steps.state, batch.first)
     return utilities(params["critic"], batch)[..., 0]
 
 
 def act(params, batch):
     """log pi of the actions and the entropies of the policies, [T, B, N]."""
-    logits = np.where(batch.steps.avail, utilities(params["actor"], batch), -np.inf)
-    pi = np.exp(logits - logits.max(-1, keepdims=True))
-    pi /= pi.sum(-1, keepdims=True)
-    entropy = -(pi * np.log(np.where(pi > 0, pi, 1))).sum(-1)
-    return np.log(chosen(pi, batch.action)), entropy[:T]
+    pi = policy(params["actor"], batch)
+    return np.log(chosen(pi, batch.action)), entropy(pi)[:T]
 
 
 def gae(batch, value, t, b, gamma, lam):
@@ -162,14 +132,10 @@ def look_back(config, params, batch):
     )  # fmt: skip
 
 
-def huber(error, delta):
-    return np.where(np.abs(error) < delta, error**2 / 2, delta * (np.abs(error) - delta / 2))
-
-
 def losses(config, params, old, batch, part=slice(None)):
     """The metrics of one gradient step on some of the sequences."""
     hypers, clip = config.hypers, config.hypers.clip
-    log_prob, entropy = act(params, batch)
+    log_prob, entropies = act(params, batch)
     ratio = np.exp(log_prob - old.log_prob)
     gain = np.minimum(ratio * old.advantage, np.clip(ratio, 1 - clip, 1 + clip) * old.advantage)
     value = critic(config, params, batch)[:T]
@@ -178,7 +144,7 @@ def losses(config, params, old, batch, part=slice(None)):
         errors.append(np.clip(value, old.value - clip, old.value + clip) - old.target)
     errors = [huber(e, hypers.huber_delta) if config.ppo.huber else e**2 / 2 for e in errors]
     actors = {
-        "loss_actor": -gain, "entropy": entropy, "approx_kl": ratio - 1 - np.log(ratio),
+        "loss_actor": -gain, "entropy": entropies, "approx_kl": ratio - 1 - np.log(ratio),
         "clip_fraction": np.abs(ratio - 1) > clip,
     }  # fmt: skip
     out = {key: average(x[:, part], old.live[:, part]) for key, x in actors.items()}
@@ -189,11 +155,6 @@ def losses(config, params, old, batch, part=slice(None)):
 def total(config, *given):
     out = losses(config, *given)
     return out["loss_actor"] - config.hypers.entropy_weight * out["entropy"] + out["loss_critic"]
-
-
-def assert_metrics(metrics, expected):
-    for key, value in expected.items():
-        np.testing.assert_allclose(metrics[key], value, rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 # -- one gradient step, and more ------------------------------------------------------------------
@@ -208,7 +169,7 @@ def test_losses_targets_and_statistics(c):
 
 def test_the_first_step(c):
     """Adam's first step from the gradients, which are the slopes of the oracle's losses."""
-    grads = jax.tree.map(lambda mu: mu / (1 - 0.9), moments(c.after))
+    grads = first_gradients(c.after.opt_state)
     np.testing.assert_allclose(c.metrics["grad_norm"], optax.global_norm(grads), rtol=1e-5)
     assert_slopes(c.params, grads, lambda: total(c.config, c.params, c.old, c.batch))
     for group, rate in (("actor", c.config.hypers.lr), ("critic", c.config.hypers.critic_lr)):
@@ -229,7 +190,7 @@ def test_the_second_step(c):
     first, second = (losses(c.config, p, c.old, c.batch) for p in (c.params, params))
     assert second["clip_fraction"] > 0.1
     assert_metrics(metrics, {key: (first[key] + second[key]) / 2 for key in first} | c.old.means)
-    pairs = moments(after), moments(c.after)
+    pairs = (adam_moments(x.opt_state) for x in (after, c.after))
     grads = jax.tree.map(lambda now, before: (now - 0.9 * before) / (1 - 0.9), *pairs)
     assert_slopes(params, grads, lambda: total(c.config, params, c.old, c.batch))
     assert after.updates == 2
@@ -255,14 +216,14 @@ def test_minibatches(case):
         weights = 0.1 * 0.9 ** np.arange(4)[::-1]
         return weights @ [total(config, params, old, batch, part) for part in parts]
 
-    assert_slopes(params, moments(after), weighted, each=2)
+    assert_slopes(params, adam_moments(after.opt_state), weighted, each=2)
     assert after.updates == 4
 
 
 def test_each_network_has_its_own_clip():
     free, small = updated("mappo"), updated("mappo", **{"hypers.max_grad_norm": 0.3})
     for group in ("actor", "critic"):
-        norms = [optax.global_norm(moments(learner)[group]) / (1 - 0.9) for learner, _ in (free, small)]
+        norms = [optax.global_norm(first_gradients(x.opt_state)[group]) for x, _ in (free, small)]
         np.testing.assert_allclose(norms[1], min(norms[0], 0.3), rtol=1e-5)
     np.testing.assert_allclose(free[1]["grad_norm"], small[1]["grad_norm"])
 
@@ -275,17 +236,13 @@ def test_who_reads_the_state(case):
     """Greedy actions never; values only MAPPO's."""
     config, algo, learner, _ = make_learner(case)
     batch = jax.tree.map(jnp.asarray, make_batch())
-    blind = batch._replace(steps=batch.steps._replace(state=jnp.full_like(batch.steps.state, jnp.nan)))
-    actions, values = [], []
-    for given in (batch, blind):
-        step = jax.tree.map(lambda x: x[0], given.steps)
-        actions.append(algo.greedy(learner, algo.carry(B), step)[1])
+    greedy, values = decentralised_greedy(algo, learner, batch), []
+    for given in (batch, unseeing(batch)):
         values.append(jax.jit(algo.update)(learner, given, KEY, 0, config.hypers)[1]["q_tot"])
-    np.testing.assert_array_equal(*actions)
     assert jnp.isnan(values[1]) == (case == "mappo")
     view = jax.jit(algo.inspect)(learner, batch)
     assert view.q is view.q_tot is None
-    np.testing.assert_array_equal(view.greedy[0], actions[0])
+    np.testing.assert_array_equal(view.greedy[0], greedy)
 
 
 @pytest.mark.parametrize("case", ["mappo", "ippo"])
@@ -306,20 +263,8 @@ def test_what_is_not_real_changes_nothing(case):
 
 def test_one_shot_games_are_read_once():
     """Reading the one instant of a one-shot game once changes nothing."""
-    config = load("mappo", env="matrix/qtran", **{"net.hidden": 8})
-    env, both = make(config), []
-    start = env.observe(env.reset(KEY))
-    steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 32, *x.shape)), start)
-    action, reward = jax.random.randint(KEY, (1, 32, 2), 0, 3), jax.random.normal(KEY, (1, 32))
-    first = jnp.zeros((2, 32), bool).at[0].set(True)
-    batch = Batch(steps, first, action, reward, jnp.zeros((1, 32)), jnp.ones((1, 32)))
-    for one_start in (True, False):
-        algo = make_algorithm(config, env.spec._replace(one_start=one_start))
-        learner = algo.init(KEY, config.hypers)
-        learner, metrics = jax.jit(algo.update)(learner, batch, KEY, 0, config.hypers)
-        both.append((learner.opt_state, learner.target, metrics, jax.jit(algo.inspect)(learner, batch)))
-    jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=2e-4, atol=2e-5), *both)
-    np.testing.assert_allclose(both[0][2]["target"], reward.mean(), rtol=1e-5)
+    game = assert_read_once(load("mappo", env="matrix/qtran", **{"net.hidden": 8}), plays=32)
+    np.testing.assert_allclose(game.metrics["target"], game.batch.reward.mean(), rtol=1e-5)
 
 
 def test_settings_that_are_off_policy_are_refused():
