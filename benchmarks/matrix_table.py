@@ -8,10 +8,13 @@ Seconds are of the whole process, compilation included.
 """
 
 import argparse
-import time
 from pathlib import Path
 
+import jax
 from runs import DEVICE, train, update_table
+from steady import matmul_flops_per_second, one_update
+
+from me_igm_jax import load
 
 OUT = Path(__file__).parent / "results" / "matrix_table.json"
 PRESETS = (
@@ -43,35 +46,8 @@ def measure(preset: str, seeds: int) -> dict:
 
 def flops_per_update(preset: str) -> float:
     """Floating-point operations of one update of one seed, as XLA counts the compiled program."""
-    import jax
-    import jax.numpy as jnp
-
-    from me_igm_jax import load
-    from me_igm_jax.train import make_program
-
-    config = load(preset, env="matrix/qtran")
-    program = make_program(config)
-    state = jax.eval_shape(program.init, jax.random.key(0), config.hypers)
-
-    def update(state, key):
-        batch = program.draw(state.ring, jnp.zeros((), int), key, config.replay.batch)
-        return program.algo.update(state.learner, batch, key, jnp.zeros(()), config.hypers)
-
-    cost = jax.jit(update).lower(state, jax.random.key(0)).compile().cost_analysis()
-    return float(cost["flops"])
-
-
-def matmul_flops_per_second() -> float:
-    """What one large single-precision product reaches on this device, now."""
-    import jax
-    import jax.numpy as jnp
-
-    product, x = jax.jit(lambda a: a @ a), jnp.ones((2048, 2048))
-    product(x).block_until_ready()
-    begin = time.perf_counter()
-    for _ in range(5):
-        product(x).block_until_ready()
-    return 5 * 2 * 2048**3 / (time.perf_counter() - begin)
+    update, *args = one_update(load(preset, env="matrix/qtran"))
+    return float(jax.jit(update).lower(*args).compile().cost_analysis()["flops"])
 
 
 def main() -> None:

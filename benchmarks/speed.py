@@ -18,7 +18,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from steady import Trainer, matmul_flops_per_second, update_flops
+from steady import Trainer, matmul_flops_per_second, one_update, product_flops
 from workers import Worker, serve
 
 OUT = Path(__file__).parent / "results" / "speed.json"
@@ -42,7 +42,7 @@ def work(preset: str, env: str, seeds: int, iterations: int, settings: list[str]
         "settings": options,
         "compile_seconds": trainer.steps.seconds,
         "replay_bytes_per_seed": replay.nbytes(ring),
-        "product_flops_per_update": update_flops(config),
+        "product_flops_per_update": product_flops(*one_update(config)),
         "steps_per_turn": trainer.steps_per_turn,
         "updates_per_turn": trainer.updates_per_turn,
         "jax": jax.__version__,

@@ -88,14 +88,13 @@ def _products(jaxpr) -> float:
     return total
 
 
-def update_flops(config: Config) -> float:
-    """`product_flops` of one gradient step of one seed."""
+def one_update(config: Config) -> tuple:
+    """A gradient step of one seed, drawing its batch too, and what to trace it with."""
     program = make_program(config)
     key = jax.random.key(0)
-    state = jax.eval_shape(program.init, key, config.hypers)
 
     def update(state, key):
         batch = program.draw(state.ring, jnp.zeros((), int), key, config.replay.batch)
         return program.algo.update(state.learner, batch, key, jnp.zeros(()), config.hypers)
 
-    return product_flops(update, state, key)
+    return update, jax.eval_shape(program.init, key, config.hypers), key
