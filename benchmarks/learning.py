@@ -29,6 +29,23 @@ SUITES = {
         "qmix": f"--preset qmix {UNITS5} --run.total-steps 1000000 --run.evals 10",
         "me_qmix": f"--preset me_qmix {UNITS5} --run.total-steps 1000000 --run.evals 10",
     },
+    # Short runs that show who learns at all; a random team wins no battle in a thousand.
+    "smax_3m_baselines": {
+        preset: f"--preset {preset} --env smax/3m --run.seeds 2 --run.total-steps 120000 --run.evals 6 "
+        "--run.final-eval-episodes 256"
+        for preset in (
+            "qmix",
+            "cw_qmix",
+            "ow_qmix",
+            "qatten",
+            "qtran",
+            "fop",
+            "hasac",
+            "dop",
+            "mappo",
+            "ippo",
+        )
+    },
     "collectors": {
         "stream": f"--preset me_qmix {SHORT}",
         "episodes": f"--preset me_qmix {SHORT} {WHOLE}",
@@ -71,13 +88,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--note", default="", help="kept in the file: what else the machine was doing")
+    parser.add_argument("--rows", nargs="+", help="measure these only; the others stay as they are")
     options = parser.parse_args()
+    out = RESULTS / f"{options.suite}.json"
     result = {"cores": os.cpu_count(), "note": options.note, "rows": {}}
-    for name, arguments in SUITES[options.suite].items():
-        row = measure(arguments)
+    if options.rows and out.exists():
+        result["rows"] = json.loads(out.read_text())["rows"]
+    for name in options.rows or SUITES[options.suite]:
+        row = measure(SUITES[options.suite][name])
         result["rows"][name] = row
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.suite}.json").write_text(json.dumps(result, indent=1) + "\n")
+        out.write_text(json.dumps(result, indent=1) + "\n")
         metric = "won" if "won" in row["final"] else "return"
         values = row["final"][metric]
         print(
