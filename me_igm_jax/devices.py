@@ -25,14 +25,19 @@ def prepare(run: Run, members: int) -> None:
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    count = run.devices or cpu_devices(members, os.cpu_count() or 1)
+    count = run.devices or cpu_devices(members, cores())
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # a device is in use already: keep those there are
         there = jax.local_devices()
-        if there[0].platform == "cpu" and len(there) < min(count, os.cpu_count() or 1):
+        if there[0].platform == "cpu" and len(there) < min(count, cores()):
             text = f"seeds share {len(there)} CPU device(s) of {count}: JAX was in use before the run"
             warnings.warn(text, stacklevel=2)
+
+
+def cores() -> int:
+    """CPU cores that this process may use, fewer than the machine has where a scheduler lends a share."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_devices(members: int, cores: int) -> int:

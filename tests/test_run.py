@@ -9,7 +9,6 @@ import pytest
 
 from me_igm_jax import ConfigError, load, stats
 from me_igm_jax.cli import main
-from me_igm_jax.devices import cpu_devices
 from me_igm_jax.experiment import run
 from me_igm_jax.play import load_run
 from me_igm_jax.sinks import JsonLines, read_rows
@@ -155,10 +154,3 @@ def test_statistics():
     assert low < 0.1 and high > -0.1 and 0.15 < high - low < 0.45
     assert stats.wilson(10, 10)[1] == 1.0 and stats.wilson(0, 10)[0] == 0.0
     assert stats.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    "members, cores, devices", [(1, 2, 1), (2, 2, 2), (3, 2, 3), (1000, 2, 2), (1009, 2, 1)]
-)
-def test_seeds_per_cpu_device(members, cores, devices):
-    assert cpu_devices(members, cores) == devices
