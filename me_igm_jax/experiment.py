@@ -54,7 +54,8 @@ def make_members(config: Config, grid: dict[str, list[float]]) -> Members:
     hypers, seeds = hyper_grid(config.hypers, **grid), config.run.seeds
     count = len(jax.tree.leaves(hypers)[0])
     points = [{k: float(getattr(hypers, k)[p]) for k in grid} for p in range(count)]
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.run.seed)))(jnp.arange(seeds))
+    numbers = config.run.first_seed + jnp.arange(seeds)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.run.seed)))(numbers)
     return Members(points, jax.tree.map(lambda x: jnp.repeat(x, seeds), hypers), jnp.tile(keys, count))
 
 
@@ -229,7 +230,7 @@ def _loop(config, members, steps: Steps, state, epoch, directory, on_epoch) -> L
             metrics = {k: np.asarray(v) for k, v in metrics.items()}
             last_metrics, epoch, done = metrics, epoch + 1, metrics["env_steps"]
             for sink in sinks:
-                sink.write(records.rows(epoch - 1, metrics, run_.seeds, members.points))
+                sink.write(records.rows(epoch - 1, metrics, run_.seeds, members.points, run_.first_seed))
             bar.set_postfix_str(records.headline(metrics), refresh=False)
             bar.update(min(int(done.min()), run_.total_steps) - bar.n)
             if on_epoch:

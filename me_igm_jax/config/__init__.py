@@ -152,6 +152,8 @@ class Run:
     """Independent runs in one program."""
     seed: int = 0
     """Where the seeds start: run s uses key fold_in(key(seed), s)."""
+    first_seed: int = 0
+    """Number s of the first run: with 4 seeds from 10 on, runs 10 to 13."""
     total_steps: int = 1_000_000
     """Environment steps of each seed, warm-up included."""
     evals: int = 20
