@@ -246,7 +246,8 @@ def _run(config: Config, grid: dict[str, list[float]], resume: bool = False) -> 
     result = run(config, grid, resume)
     if result.interrupted:
         sys.exit(130)
-    _report(result.summary, result.directory)
+    if result.summary:
+        _report(result.summary, result.directory)
 
 
 def _launch(directory: Path, slurm: dict | None, no_wait: bool, progress: bool = True) -> None:

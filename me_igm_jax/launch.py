@@ -145,6 +145,8 @@ def launch(config: Config, grid: Grid, jobs: int, launcher: str, slurm: dict[str
     `slurm` holds sbatch's options, "" for a mere flag. Raises ConfigError if the settings cannot work.
     """
     parse_name(config.env)
+    if config.run.distributed:
+        raise ConfigError("run.distributed=True: joins processes into one run; it takes no --launcher")
     config = config if config.run.dir else records.default_directory(config)
     directory = Path(str(config.run.dir))
     if directory.exists() and any(directory.iterdir()):

@@ -59,6 +59,7 @@ def write_manifest(directory: Path, config: Config, mesh) -> None:
         "device": device.device_kind if device.platform != "cpu" else platform.machine(),
         "platform": device.platform,
         "devices": int(mesh.size),
+        "processes": jax.process_count(),
         "git_commit": _git_commit(),
         "xla_flags": os.environ.get("XLA_FLAGS"),
         "seeds": config.run.seeds,

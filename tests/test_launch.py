@@ -205,6 +205,7 @@ def test_slurm_gets_its_options(tmp_path, monkeypatch, capsys):
     ("--launcher local --slurm time=3", "--slurm: is for --launcher slurm"),
     ("--launcher slurm", "time=MINUTES"),
     ("--launcher slurm --slurm time=5", "no srun"),
+    ("--launcher local --run.distributed", "takes no --launcher"),
     ("--jobs 2", "need --launcher"),
     ("--resume nowhere", "takes no|as it was"),
 ])  # fmt: skip

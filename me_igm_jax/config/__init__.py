@@ -166,6 +166,9 @@ class Run:
     """Run directory; by default runs/<preset>-<env>-<time>."""
     devices: int | None = None
     """Devices to spread the seeds over; by default all accelerators, or a CPU device per core."""
+    distributed: bool = False
+    """Several processes form one run, found from the cluster's environment (SLURM, Open MPI) or from
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     seeds_per_batch: int | None = None
     """Seeds that a device trains side by side, batch after batch in each epoch; by default all. Small
     batches stay in a CPU's cache; the state is then held twice."""
