@@ -12,11 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import submitit  # noqa: F401  (here: its first import shuts loggers down, and closes what a test captures)
 
 from me_igm_jax import ConfigError, experiment, launch, load
 from me_igm_jax.cli import main
 from me_igm_jax.merge import merge
 from me_igm_jax.play import load_run
+from me_igm_jax.plots import curves
 from me_igm_jax.sinks import read_rows
 
 # One device everywhere: with one member on it as with all of them the numbers are then the same.
@@ -113,6 +115,17 @@ def test_merged_is_the_same_as_one_program(jobs, whole, here, tmp_path):
     assert launch.unfinished(directory) == []
     merge(directory)
     assert_same(whole, directory)
+
+
+def test_curves_of_seeds_with_more_evaluations_than_others(whole, tmp_path):
+    """As jobs leave them where episodes end early."""
+    rows = read_rows(whole / "metrics.jsonl")
+    (tmp_path / "config.yaml").write_text((whole / "config.yaml").read_text())
+    longer = [r | {"eval": r["eval"] + 2} for r in rows if r["seed"] == 1]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows + longer))
+    for one, two in zip(curves(whole, "return").values(), curves(tmp_path, "return").values(), strict=True):
+        np.testing.assert_array_equal(one[1], two[1])
+        assert two[1].shape == (2, 2)
 
 
 def test_command(whole, tmp_path, capsys, monkeypatch):
