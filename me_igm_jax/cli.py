@@ -18,6 +18,7 @@ from .validation import validate
 _COMMANDS = {
     "train": "train one preset on one environment, or continue a run (--resume DIR)",
     "sweep": "train a grid of hyperparameters times seeds in one program (--grid hypers.lr=1e-4,5e-4)",
+    "merge": "put the jobs of a launched sweep together as one run directory",
     "eval": "evaluate a finished run's greedy policies on fresh episodes",
     "plot": "draw learning curves of one or more runs",
     "render": "one episode of a run's greedy team, or of a random team (--env), as a GIF",
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = {
         "train": train,
         "sweep": sweep,
+        "merge": merge,
         "eval": evaluate,
         "plot": plot,
         "render": render,
@@ -69,13 +71,45 @@ def train(args: list[str]) -> None:
 
 
 def sweep(args: list[str]) -> None:
-    """me-igm sweep --preset P --env E --grid hypers.KEY=V1,V2 [--grid ...] [--section.key value ...]"""
-    options, rest = _known(args, "--grid", many=True)
+    """me-igm sweep --preset P --env E --grid hypers.KEY=V1,V2 [--grid ...] [--section.key value ...]
+
+    In jobs: [--launcher slurm|local --jobs K [--slurm KEY=VALUE ...] [--no-wait]]; again: --resume DIR
+    """
+    parser = _Parser(prog="me-igm sweep", add_help=False, allow_abbrev=False)
+    add = parser.add_argument
+    add("--grid", action="append", default=[], help="hypers.KEY=V1,V2,...: values to sweep; repeatable")
+    add("--launcher", choices=("slurm", "local"), help="train in jobs: on a cluster, or processes here")
+    add("--jobs", type=int, default=1, help="how many jobs share the points, or the seeds")
+    add("--slurm", action="append", default=[], help="KEY=VALUE: an option of sbatch's; repeatable")
+    add("--no-wait", action="store_true", help="return when the jobs are submitted")
+    add("--resume", type=Path, help="the directory of a sweep in jobs: submit again what has not finished")
+    options, rest = parser.parse_known_args(args)
+    if "--help" in rest or "-h" in rest:
+        parser.print_help()
+    slurm = {key: value for key, _, value in (text.partition("=") for text in options.slurm)}
+    if options.resume is not None:
+        if rest or options.grid or options.launcher or options.jobs != 1:
+            raise ConfigError("--resume continues a sweep as it was; beside it go --slurm and --no-wait")
+        return _launch(options.resume, slurm, options.no_wait)
     config = _parse("me-igm sweep", rest)
-    if not options["grid"]:
+    grid = dict(_grid_axis(text, config) for text in options.grid)
+    if options.launcher:
+        from .launch import launch
+
+        directory = launch(config, grid, options.jobs, options.launcher, slurm)
+        return _launch(directory, None, options.no_wait, config.run.progress)
+    if options.jobs != 1 or slurm or options.no_wait:
+        raise ConfigError("--jobs, --slurm and --no-wait: need --launcher slurm or local")
+    if not grid:
         raise ConfigError("--grid: needs at least one hypers.KEY=V1,V2,...")
-    grid = dict(_grid_axis(text, config) for text in options["grid"])
     _run(config, grid)
+
+
+def merge(args: list[str]) -> None:
+    """me-igm merge DIR"""
+    parser = _Parser(prog="me-igm merge", description=_COMMANDS["merge"])
+    parser.add_argument("run", type=Path, help="the directory of a sweep in jobs")
+    _merge(parser.parse_args(args).run)
 
 
 def _grid_axis(text: str, config: Config) -> tuple[str, list[float]]:
@@ -167,10 +201,10 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}")
 
 
-def _known(args: list[str], flag: str, many: bool = False) -> tuple[dict, list[str]]:
+def _known(args: list[str], flag: str) -> tuple[dict, list[str]]:
     """Take `flag` and its value(s) out of the arguments; leave the rest to tyro."""
     parser = _Parser(prog="me-igm", add_help=False, allow_abbrev=False)
-    parser.add_argument(flag, action="append" if many else "store")
+    parser.add_argument(flag)
     options, rest = parser.parse_known_args(args)
     return vars(options), rest
 
@@ -212,7 +246,41 @@ def _run(config: Config, grid: dict[str, list[float]], resume: bool = False) -> 
     result = run(config, grid, resume)
     if result.interrupted:
         sys.exit(130)
-    for point in result.summary["points"]:
+    if result.summary:
+        _report(result.summary, result.directory)
+
+
+def _launch(directory: Path, slurm: dict | None, no_wait: bool, progress: bool = True) -> None:
+    """Submit again if `slurm` is given, wait for the jobs and merge them."""
+    from .launch import relaunch, wait
+
+    if slurm is not None:
+        relaunch(directory, slurm)
+    if no_wait:
+        print(f"submitted; when the jobs have ended: me-igm merge {directory}")
+        return
+    try:
+        wait(directory, progress)
+    except KeyboardInterrupt:
+        print(f"\nno longer waiting; go on with: me-igm sweep --resume {directory}", file=sys.stderr)
+        sys.exit(130)
+    _merge(directory)
+
+
+def _merge(directory: Path) -> None:
+    from .launch import unfinished
+    from .merge import merge
+
+    lines = unfinished(directory)
+    if lines:
+        print("\n".join(f"me-igm: {line}" for line in lines), file=sys.stderr)
+        print(f"continue with: me-igm sweep --resume {directory}", file=sys.stderr)
+        sys.exit(1)
+    _report(merge(directory), directory)
+
+
+def _report(summary: dict, directory: Path) -> None:
+    for point in summary["points"]:
         swept = "".join(f"{k}={v:g} " for k, v in point["point"].items())
         for name in ("won", "return"):
             if name in point:
@@ -221,4 +289,4 @@ def _run(config: Config, grid: dict[str, list[float]], resume: bool = False) -> 
         if "optimal_rate" in point:
             low, high = point["optimal_interval"]
             print(f"{swept}optimal rate: {point['optimal_rate']:.3f}, 95% interval [{low:.3f}, {high:.3f}]")
-    print(f"run: {result.directory}")
+    print(f"run: {directory}")

@@ -8,12 +8,36 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from itertools import zip_longest
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .config import ConfigError, Run
+
+
+def join(run: Run) -> None:
+    """With run.distributed, make this process one of the run's; before JAX touches a device.
+
+    Raises ConfigError if the others cannot be found.
+    """
+    if not run.distributed or jax.distributed.is_initialized():
+        return
+    count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(own) if own else None
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"run.distributed=True: {' '.join(str(error).split())}") from None
+
+
+def is_lead() -> bool:
+    """This process writes the run's records: the only one, or the first of a distributed run."""
+    return jax.process_index() == 0
 
 
 def prepare(run: Run, members: int) -> None:
@@ -25,6 +49,8 @@ def prepare(run: Run, members: int) -> None:
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    if run.distributed:
+        return  # the number of CPU devices is each process's own choice (JAX_NUM_CPU_DEVICES)
     count = run.devices or cpu_devices(members, cores())
     try:
         jax.config.update("jax_num_cpu_devices", count)
@@ -51,12 +77,16 @@ def cpu_devices(members: int, cores: int) -> int:
 
 
 def member_mesh(run: Run, members: int) -> Mesh:
-    """The devices used: as many as divide the members evenly, run.devices at most."""
-    available = jax.local_devices()
+    """The devices used, of all processes in turn: as many as divide the members, run.devices at most."""
+    processes = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
+    available = [d for turn in zip_longest(*processes) for d in turn if d is not None]
     limit = run.devices or len(available)
     if limit > len(available):
         raise ConfigError(f"run.devices={limit}: only {len(available)} are there")
     count = max(d for d in range(1, limit + 1) if members % d == 0)
+    if count < len(processes):
+        text = f"{members} members cannot be divided so that each of {len(processes)} processes has some"
+        raise ConfigError(f"run.distributed=True: {text}")
     return Mesh(np.array(available[:count]), ("member",))
 
 
@@ -115,6 +145,26 @@ def compiler_options() -> dict[str, str | bool] | None:
 def member_sharding(mesh: Mesh) -> NamedSharding:
     """How arrays with a leading member axis lie on the devices."""
     return NamedSharding(mesh, PartitionSpec("member"))
+
+
+def put(tree: Any, mesh: Mesh) -> Any:
+    """Arrays [members, ...] that every process holds whole, split over the devices of all of them."""
+    if jax.process_count() == 1:
+        return tree
+    split = member_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, split, lambda i: x[i]), tree)
+
+
+def fetch(tree: Any) -> Any:
+    """NumPy arrays of the whole; in a distributed run every process must ask for them together."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return process_allgather(tree, tiled=True)
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is set in any process."""
+    return bool(np.any(process_allgather(flag))) if jax.process_count() > 1 else flag
 
 
 def memory_limit() -> int | None:

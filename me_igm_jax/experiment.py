@@ -32,7 +32,7 @@ class Result(NamedTuple):
     """What a run leaves behind in memory; everything in it is also in the run directory."""
 
     directory: Path
-    summary: dict
+    summary: dict  # empty in all but the first process of a distributed run
     state: RunState  # leaves [members, ...]; member = point * seeds + seed
     interrupted: bool
 
@@ -54,7 +54,8 @@ def make_members(config: Config, grid: dict[str, list[float]]) -> Members:
     hypers, seeds = hyper_grid(config.hypers, **grid), config.run.seeds
     count = len(jax.tree.leaves(hypers)[0])
     points = [{k: float(getattr(hypers, k)[p]) for k in grid} for p in range(count)]
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.run.seed)))(jnp.arange(seeds))
+    numbers = config.run.first_seed + jnp.arange(seeds)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(config.run.seed)))(numbers)
     return Members(points, jax.tree.map(lambda x: jnp.repeat(x, seeds), hypers), jnp.tile(keys, count))
 
 
@@ -77,18 +78,24 @@ def run(
     if not resume and directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"run.dir={directory}: is not empty; give another or --resume it")
     grid = grid or {}
+    devices.join(config.run)
     devices.prepare(config.run, config.run.seeds * int(np.prod([len(v) for v in grid.values()])))
     members = make_members(config, grid)
     mesh = devices.member_mesh(config.run, members.size)
     program = make_program(config)
     memory = estimate_memory(config, program, members, mesh.size)
-    print(memory["text"])
+    lead = devices.is_lead()
+    if lead:
+        print(memory["text"])
+    keys, hypers = devices.put((members.keys, members.hypers), mesh)
+    members = members._replace(keys=keys, hypers=hypers)
 
     steps = compile_program(program, members, mesh, config.run.seeds_per_batch)
     directory.mkdir(parents=True, exist_ok=True)
-    if not resume:
+    if lead and not resume:
         records.write_config(directory, config, grid)
-    records.write_manifest(directory, config, mesh)
+    if lead:
+        records.write_manifest(directory, config, mesh)
     if resume:
         shape = jax.eval_shape(steps.init.raw, members.keys, members.hypers)
         like = checkpoint.abstract(shape, devices.member_sharding(mesh))
@@ -101,7 +108,8 @@ def run(
     state, interrupted = loop.state, loop.interrupted
     if interrupted:
         checkpoint.save(directory, loop.epoch, state, resumable=True)
-        print(f"interrupted; continue with: me-igm train --resume {directory}")
+        if lead:
+            print(f"interrupted; continue with: me-igm train --resume {directory}")
         return Result(directory, {}, state, True)
     final = steps.play(state, config.run.final_eval_episodes, first=1)
     timing = {
@@ -115,7 +123,10 @@ def run(
     table = None
     if config.env.startswith("matrix/"):
         table = jax.jit(jax.vmap(partial(game_table, program.algo, program.env)))(state.learner)
+        table = devices.fetch(table)
     checkpoint.save(directory, loop.epoch, state, resumable=False)
+    if not lead:
+        return Result(directory, {}, state, False)
     summary = records.write_summary(directory, config, members.points, final, timing, program, table)
     return Result(directory, summary, state, False)
 
@@ -148,8 +159,7 @@ class Steps(NamedTuple):
         parts: list[dict[str, np.ndarray]] = []
         while sum(p["return"].shape[1] for p in parts) < episodes:
             index = jnp.asarray(first + len(parts), jnp.int32)
-            played = self.evaluate(state.learner, state.key, index)
-            parts.append({k: np.asarray(v) for k, v in played.items()})
+            parts.append(devices.fetch(self.evaluate(state.learner, state.key, index)))
         return {k: np.concatenate([p[k] for p in parts], axis=1)[:, :episodes] for k in parts[0]}
 
 
@@ -186,7 +196,7 @@ def estimate_memory(config: Config, program: Program, members: Members, n_device
     copies = 1 if config.run.seeds_per_batch is None else 2
     total, limit = copies * (ring + 2 * learner) * members.size, devices.memory_limit()
     host = jax.local_devices()[0].platform == "cpu"
-    per_device = total if host else total // n_devices
+    per_device = total // (jax.process_count() if host else n_devices)
     text = (
         f"memory: {members.size} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB "
         f"learner{', held twice (run.seeds_per_batch)' if copies == 2 else ''} "
@@ -217,24 +227,23 @@ class Loop(NamedTuple):
 
 def _loop(config, members, steps: Steps, state, epoch, directory, on_epoch) -> Loop:
     """Epochs until every member has its environment steps, or until a signal asks to stop."""
-    run_, sinks = config.run, open_sinks(directory, config, epoch)
-    done = first = np.asarray(state.env_steps)
-    first_updates = np.asarray(state.learner.updates)
+    run_, lead = config.run, devices.is_lead()
+    sinks = open_sinks(directory, config, epoch) if lead else []
+    done = first = devices.fetch(state.env_steps)
+    first_updates = devices.fetch(state.learner.updates)
     bar = tqdm(
-        total=run_.total_steps, unit="step", unit_scale=True, disable=not run_.progress,
+        total=run_.total_steps, unit="step", unit_scale=True, disable=not (run_.progress and lead),
         desc=f"{config.preset} {config.env}", initial=min(int(done.min()), run_.total_steps),
     )  # fmt: skip
     begin, last_metrics = time.perf_counter(), None
     with _Interrupt() as interrupt, bar:
-        while done.min() < run_.total_steps and not interrupt.asked:
+        while done.min() < run_.total_steps and not devices.anywhere(interrupt.asked):
             state, metrics = steps.epoch(state, jnp.asarray(epoch, jnp.int32), members.hypers)
             played = steps.play(state, run_.eval_episodes)
-            metrics = {k: v.mean(1) for k, v in played.items()} | {
-                k: np.asarray(v) for k, v in metrics.items()
-            }
+            metrics = {k: v.mean(1) for k, v in played.items()} | devices.fetch(metrics)
             last_metrics, epoch, done = metrics, epoch + 1, metrics["env_steps"]
             for sink in sinks:
-                sink.write(records.rows(epoch - 1, metrics, run_.seeds, members.points))
+                sink.write(records.rows(epoch - 1, metrics, run_.seeds, members.points, run_.first_seed))
             bar.set_postfix_str(records.headline(metrics), refresh=False)
             bar.update(min(int(done.min()), run_.total_steps) - bar.n)
             if on_epoch:

@@ -25,7 +25,8 @@ def load_run(directory: str | Path) -> tuple[Program, Learner]:
     directory = Path(directory)
     config, grid = read_config(directory)
     if checkpoint.latest(directory) is None:
-        raise ConfigError(f"{directory}: holds no checkpoint")
+        hint = "; its jobs do: me-igm merge it first" if (directory / "jobs").is_dir() else ""
+        raise ConfigError(f"{directory}: holds no checkpoint{hint}")
     devices.prepare(config.run, 1)
     members, program = make_members(config, grid), make_program(config)
     shape = jax.eval_shape(jax.vmap(program.algo.init), members.keys, members.hypers)

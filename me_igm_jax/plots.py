@@ -24,7 +24,8 @@ def curves(directory: Path, metric: str) -> dict[str, tuple[np.ndarray, np.ndarr
     out = {}
     for point in sorted({row["point"] for row in rows}):
         mine = [row for row in rows if row["point"] == point]
-        evals = sorted({row["eval"] for row in mine})
+        seen = [{r["eval"] for r in mine if r["seed"] == seed} for seed in {r["seed"] for r in mine}]
+        evals = sorted(set.intersection(*seen))  # seeds of several jobs need not have equally many
         groups = [[row for row in mine if row["eval"] == e] for e in evals]
         steps = np.array([np.mean([row["env_steps"] for row in group]) for group in groups])
         values = np.array([[row[metric] for row in group] for group in groups], float)

@@ -59,6 +59,7 @@ def write_manifest(directory: Path, config: Config, mesh) -> None:
         "device": device.device_kind if device.platform != "cpu" else platform.machine(),
         "platform": device.platform,
         "devices": int(mesh.size),
+        "processes": jax.process_count(),
         "git_commit": _git_commit(),
         "xla_flags": os.environ.get("XLA_FLAGS"),
         "seeds": config.run.seeds,
@@ -82,12 +83,14 @@ def _git_commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def rows(index: int, metrics: dict[str, np.ndarray], seeds: int, points: list[dict]) -> list[Row]:
+def rows(
+    index: int, metrics: dict[str, np.ndarray], seeds: int, points: list[dict], first_seed: int = 0
+) -> list[Row]:
     """One row per member; metrics are [members]. Swept values are columns `hypers.<key>`."""
     out = []
     for member in range(seeds * len(points)):
         point, seed = divmod(member, seeds)
-        head = {"eval": index, "point": point, "seed": seed}
+        head = {"eval": index, "point": point, "seed": first_seed + seed}
         head |= {f"hypers.{k}": x for k, x in points[point].items()}
         values = {k: float(v[member]) for k, v in metrics.items()}
         out.append(head | {k: int(x) if k in _COUNTS else round(x, 6) for k, x in values.items()})

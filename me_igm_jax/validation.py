@@ -17,9 +17,11 @@ def validate(config: Config) -> Config:
         if section in ("preset", "env", "hypers"):
             continue
         for field, value in vars(options).items():
-            low = 0 if field in ("seed", "checkpoint_every") else 1
+            low = 0 if field in ("seed", "first_seed", "checkpoint_every") else 1
             ok = type(value) is not int or value >= low
             check(ok, f"{section}.{field}", value, f"must be at least {low}")
+    run = config.run
+    check(run.dir is not None or not run.distributed, "run.dir", None, "run.distributed needs one for all")
     for key in ("gamma", "td_lambda", "tau", "eps_start", "eps_end", "optimistic_weight", "lr_decay",
         "trace", "off_policy",
     ):  # fmt: skip

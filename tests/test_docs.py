@@ -40,6 +40,8 @@ def test_readme_commands_parse():
         preset, env = options.pop("--preset"), options.pop("--env")
         assert preset in preset_names() and env in env_names()
         grid = options.pop("--grid", "")
+        for flag in ("--launcher", "--jobs", "--slurm"):
+            options.pop(flag, None)
         config = load(preset, env=env, **{k[2:].replace("-", "_"): v for k, v in options.items()})
         assert isinstance(config, Config) and (not grid or grid.startswith("hypers."))
 

@@ -27,7 +27,19 @@ LAYERS = [  # a module may import from its own row and from the rows above
     },
     {"algos"},
     {"rollout", "evaluate", "diagnostics", "train"},
-    {"devices", "sinks", "records", "checkpoint", "experiment", "play", "plots", "render", "cli"},
+    {
+        "devices",
+        "sinks",
+        "records",
+        "checkpoint",
+        "experiment",
+        "launch",
+        "merge",
+        "play",
+        "plots",
+        "render",
+        "cli",
+    },
 ]
 HOST_ONLY = {"os", "time", "pathlib", "logging", "subprocess", "tqdm", "orbax", "matplotlib"}
 TRACED = {"types", "boxes", "recurrent", "nets", "mixers", "transforms", "policies", "returns", "replay",

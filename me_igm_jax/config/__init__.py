@@ -152,6 +152,8 @@ class Run:
     """Independent runs in one program."""
     seed: int = 0
     """Where the seeds start: run s uses key fold_in(key(seed), s)."""
+    first_seed: int = 0
+    """Number s of the first run: with 4 seeds from 10 on, runs 10 to 13."""
     total_steps: int = 1_000_000
     """Environment steps of each seed, warm-up included."""
     evals: int = 20
@@ -164,6 +166,9 @@ class Run:
     """Run directory; by default runs/<preset>-<env>-<time>."""
     devices: int | None = None
     """Devices to spread the seeds over; by default all accelerators, or a CPU device per core."""
+    distributed: bool = False
+    """Several processes form one run, found from the cluster's environment (SLURM, Open MPI) or from
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     seeds_per_batch: int | None = None
     """Seeds that a device trains side by side, batch after batch in each epoch; by default all. Small
     batches stay in a CPU's cache; the state is then held twice."""
