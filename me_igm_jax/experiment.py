@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +83,7 @@ def run(
     devices.prepare(config.run, config.run.seeds * int(np.prod([len(v) for v in grid.values()])))
     members = make_members(config, grid)
     mesh = devices.member_mesh(config.run, members.size)
-    program = make_program(config)
-    memory = estimate_memory(config, program, members, mesh.size)
+    config, program, memory = fit_replay(config, members, mesh.size)
     lead = devices.is_lead()
     if lead:
         print(memory["text"])
@@ -184,6 +184,24 @@ def compile_program(program: Program, members: Members, mesh, at_a_time: int | N
     steps = (Step(raw, c) for raw, c in zip((epoch, evaluate, init), compiled, strict=True))
     seconds = time.perf_counter() - begin
     return Steps(**dict(zip(("epoch", "evaluate", "init"), steps, strict=True)), seconds=seconds)
+
+
+def fit_replay(config: Config, members: Members, n_devices: int) -> tuple[Config, Program, dict]:
+    """`config` with replay.store=auto decided, its program and its `estimate_memory`.
+
+    Observations are kept where they fit into memory: recomputing them costs time in every update.
+    """
+    choice = config.replay.store
+    stores = ("observations", "states") if choice == "auto" else (choice,)
+    for store in stores:
+        config = replace(config, replay=replace(config.replay, store=store))
+        program = make_program(config)
+        try:
+            return config, program, estimate_memory(config, program, members, n_devices)
+        except ConfigError:
+            if store == stores[-1]:
+                raise
+    raise AssertionError
 
 
 def estimate_memory(config: Config, program: Program, members: Members, n_devices: int) -> dict:

@@ -8,7 +8,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from me_igm_jax import devices
+from me_igm_jax import devices, load
+from me_igm_jax.config import ConfigError
+from me_igm_jax.experiment import fit_replay, make_members
 
 # A process of its own: the number of CPU devices is settled before JAX first touches one. Seeds go one
 # at a time: eight side by side are other matrix products than one alone, and round otherwise;
@@ -62,3 +64,19 @@ def test_eight_devices_are_one_without_communication():
 )
 def test_a_cpu_device_for_each_core(members, cores, expected):
     assert devices.cpu_devices(members, cores) == expected
+
+
+def test_replay_keeps_what_fits(monkeypatch):
+    """Observations if there is room, else states; what is asked for stays; nothing fits: one clear line."""
+
+    def chosen(gib, store="auto"):
+        monkeypatch.setattr(devices, "memory_limit", lambda: int(gib * 2**30))
+        config = load("qmix", env="smax/smacv2_5_units", **{"replay.store": store, "run.seeds": 2})
+        return fit_replay(config, make_members(config, {}), 1)[0].replay.store
+
+    assert chosen(16) == "observations"
+    assert chosen(1) == "states"
+    assert chosen(16, "states") == "states"
+    for gib, store in ((1, "observations"), (0.1, "auto")):
+        with pytest.raises(ConfigError, match=r"replay.capacity=\d+"):
+            chosen(gib, store)

@@ -137,9 +137,10 @@ class Replay:
     """Sequences in a gradient step's batch."""
     warmup: int | None = None
     """Sequences collected before the first gradient step; by default one batch."""
-    store: Literal["observations", "states"] = "observations"
+    store: Literal["auto", "observations", "states"] = "auto"
     """What is kept of each instant: all that was seen, or a snapshot of the environment's state, from
-    which a sample's observations are recomputed (a fraction of the memory)."""
+    which a sample's observations are recomputed (a fraction of the memory). auto: observations, or the
+    driver takes states where those would not fit."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """How stored observations, and the central states seen with them, are rounded."""
 
