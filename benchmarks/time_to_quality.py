@@ -25,14 +25,16 @@ GOALS = {
     0.54: "the better of our first prototypes of ME-QMIX after 1M steps",
 }
 COMMON = {"run.seeds": 3, "run.total_steps": 1_000_000, "run.evals": 40, "run.eval_episodes": 128}
-SETTINGS = {
-    "recurrent": {},  # the preset
-    # No memory, and batches of 1,024 transitions for every 128 instead of 4,096 for every 256.
-    "feedforward": {
-        "net.recurrent": False, "net.layers": 2, "collect.envs": 32, "collect.length": 64,
-        "collect.transitions_per_update": 128, "replay.batch": 16, "hypers.lr": 1e-3,
-    },
+# No memory, and batches of 1,024 transitions for every 128 instead of 4,096 for every 256.
+FEEDFORWARD = {
+    "net.recurrent": False, "net.layers": 2, "collect.envs": 32, "collect.length": 64,
+    "collect.transitions_per_update": 128, "replay.batch": 16, "hypers.lr": 1e-3,
 }  # fmt: skip
+SETTINGS = {  # name: preset, what differs from it
+    "recurrent": ("me_qmix", {}),
+    "feedforward": ("me_qmix", FEEDFORWARD),
+    "qmix_feedforward": ("qmix", FEEDFORWARD),
+}
 
 
 class Enough(Exception):  # noqa: N818
@@ -47,8 +49,9 @@ def work(setting: str, seeds: int, stop: float, started: float) -> None:
 
     curve = []
     with tempfile.TemporaryDirectory() as directory:
-        options = COMMON | SETTINGS[setting] | {"run.seeds": seeds, "run.progress": False}
-        config = load("me_qmix", env="smax/smacv2_5_units", **options, **{"run.dir": directory})
+        preset, own = SETTINGS[setting]
+        options = COMMON | own | {"run.seeds": seeds, "run.progress": False}
+        config = load(preset, env="smax/smacv2_5_units", **options, **{"run.dir": directory})
 
         def on_epoch(epoch: int, metrics) -> None:
             won = metrics["won"]
@@ -92,7 +95,8 @@ def main() -> None:
             for goal in GOALS
         }  # fmt: skip
         row |= {
-            "setting": SETTINGS[name],
+            "preset": SETTINGS[name][0],
+            "setting": SETTINGS[name][1],
             "command": " ".join(["python", "benchmarks/time_to_quality.py", *words]),
             "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         }
