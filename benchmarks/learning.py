@@ -17,6 +17,7 @@ from runs import train
 RESULTS = Path(__file__).parent / "results"
 UNITS5 = "--env smax/smacv2_5_units --run.seeds 2"
 SHORT = f"{UNITS5} --run.total-steps 250000 --run.evals 5 --run.eval-episodes 128"
+LEARNS = "--env smax/3m --run.seeds 2 --run.total-steps 120000 --run.evals 6 --run.final-eval-episodes 256"
 # Whole episodes at the stream's replay ratio: battles last about 42 steps, so 64 of them are some 2,700
 # transitions for every 4 x 42 collected, as 32 x 128 = 4,096 are for every 256.
 WHOLE = "--collect.mode episodes --collect.envs 16 --collect.episodes-per-update 4 --replay.batch 64"
@@ -31,8 +32,7 @@ SUITES = {
     },
     # Short runs that show who learns at all; a random team wins no battle in a thousand.
     "smax_3m_baselines": {
-        preset: f"--preset {preset} --env smax/3m --run.seeds 2 --run.total-steps 120000 --run.evals 6 "
-        "--run.final-eval-episodes 256"
+        preset: f"--preset {preset} {LEARNS}"
         for preset in (
             "qmix",
             "cw_qmix",
@@ -45,6 +45,11 @@ SUITES = {
             "mappo",
             "ippo",
         )
+    }
+    # Its published temperature starts at 1 and takes many more updates to fall.
+    | {
+        "hasac_cool": f"--preset hasac {LEARNS} --hypers.alpha 0.1 --hypers.alpha-lr 3e-3 "
+        "--hypers.entropy-share 0.3"
     },
     "collectors": {
         "stream": f"--preset me_qmix {SHORT}",
