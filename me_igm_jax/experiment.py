@@ -180,10 +180,9 @@ def compile_program(program: Program, members: Members, mesh, at_a_time: int | N
     )
     options = devices.compiler_options()
     with ThreadPoolExecutor(len(lowered)) as pool:
-        compiled = list(pool.map(lambda x: x.compile(options), lowered))
-    steps = (Step(raw, c) for raw, c in zip((epoch, evaluate, init), compiled, strict=True))
+        c_epoch, c_evaluate, c_init = pool.map(lambda x: x.compile(options), lowered)
     seconds = time.perf_counter() - begin
-    return Steps(**dict(zip(("epoch", "evaluate", "init"), steps, strict=True)), seconds=seconds)
+    return Steps(Step(init, c_init), Step(epoch, c_epoch), Step(evaluate, c_evaluate), seconds)
 
 
 def fit_replay(config: Config, members: Members, n_devices: int) -> tuple[Config, Program, dict]:
@@ -191,17 +190,17 @@ def fit_replay(config: Config, members: Members, n_devices: int) -> tuple[Config
 
     Observations are kept where they fit into memory: recomputing them costs time in every update.
     """
-    choice = config.replay.store
-    stores = ("observations", "states") if choice == "auto" else (choice,)
-    for store in stores:
-        config = replace(config, replay=replace(config.replay, store=store))
-        program = make_program(config)
+    if config.replay.store == "auto":
+        observations, states = (
+            replace(config, replay=replace(config.replay, store=store))
+            for store in ("observations", "states")
+        )
         try:
-            return config, program, estimate_memory(config, program, members, n_devices)
+            return fit_replay(observations, members, n_devices)
         except ConfigError:
-            if store == stores[-1]:
-                raise
-    raise AssertionError
+            return fit_replay(states, members, n_devices)
+    program = make_program(config)
+    return config, program, estimate_memory(config, program, members, n_devices)
 
 
 def estimate_memory(config: Config, program: Program, members: Members, n_devices: int) -> dict:
