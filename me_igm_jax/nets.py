@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from .boxes import to_box, to_unit
 from .config import ConfigError, Net
+from .precision import chosen_operands, product
 from .recurrent import GRUWeights, gru
 from .types import EnvSpec, TimeStep
 
@@ -27,6 +28,11 @@ def torch_uniform(fan_in: int, scale: float = 1.0) -> Callable:
     )
 
 
+def dot_general(x: jax.Array, w: jax.Array, *_, **__) -> jax.Array:
+    """`precision.product`, as flax's layers call it."""
+    return product(x, w)
+
+
 class Linear(nn.Module):
     """x W + b with PyTorch's initialisation, for W and for b."""
 
@@ -36,7 +42,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = torch_uniform(x.shape[-1], self.scale)
-        return nn.Dense(self.features, kernel_init=init, bias_init=init)(x)
+        return nn.Dense(self.features, kernel_init=init, bias_init=init, dot_general=dot_general)(x)
 
 
 class MLP(nn.Module):
@@ -106,7 +112,8 @@ class GRU(nn.Module):
             b_h=self.param("b_h", init, (3 * H,)),
         )
         T, B, N, D = x.shape
-        h = gru(weights, carry.reshape(B * N, H), x.reshape(T, B * N, D), jnp.repeat(first, N, axis=1))
+        rows = (carry.reshape(B * N, H), x.reshape(T, B * N, D), jnp.repeat(first, N, axis=1))
+        h = gru(weights, *rows, chosen_operands())
         h = h.reshape(T, B, N, H)
         return h[-1], h
 

@@ -5,10 +5,13 @@ a CPU. Here the gates alone are kept, and the weights' gradients add up inside t
 step fits in the cache (docs/engineering-notes.md).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from .precision import Operands, rounded_product
 
 
 class GRUWeights(NamedTuple):
@@ -29,43 +32,51 @@ class Gates(NamedTuple):
     memory: jax.Array  # W_hn h + b_hn, which `reset` scales
 
 
-@jax.custom_vjp
-def gru(weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array) -> jax.Array:
+def gru(
+    weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array, operands: Operands = "float32"
+) -> jax.Array:
     """All states of a GRU whose memory is emptied before each step at which `first` is set.
 
     r = s(W_ir x + b_ir + W_hr h + b_hr), z likewise, n = tanh(W_in x + b_in + r (W_hn h + b_hn)),
-    h' = n + z (h - n): PyTorch's cell. Reverse-mode derivatives only, none for `first`.
+    h' = n + z (h - n): PyTorch's cell, its products' operands rounded as `operands` says. Reverse-mode
+    derivatives only, none for `first`.
 
     Shapes: h [R, H], x [T, R, D], first [T, R] bool -> [T, R, H].
     """
-
-    def step(h, inputs):
-        h, _ = _cell(weights, h, *inputs)
-        return h, h
-
-    return jax.lax.scan(step, h, (x, first))[1]
+    return _unrolled(weights, h, x, first, operands)
 
 
-def _cell(w: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array) -> tuple[jax.Array, Gates]:
+def _cell(
+    w: GRUWeights, operands: Operands, h: jax.Array, x: jax.Array, first: jax.Array
+) -> tuple[jax.Array, Gates]:
     h = jnp.where(first[:, None], 0.0, h)
-    i_r, i_z, i_n = jnp.split(x @ w.w_i + w.b_i, 3, axis=-1)
-    h_r, h_z, h_n = jnp.split(h @ w.w_h + w.b_h, 3, axis=-1)
+    i_r, i_z, i_n = jnp.split(rounded_product(x, w.w_i, operands) + w.b_i, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(rounded_product(h, w.w_h, operands) + w.b_h, 3, axis=-1)
     reset, keep = jax.nn.sigmoid(i_r + h_r), jax.nn.sigmoid(i_z + h_z)
     new = jnp.tanh(i_n + reset * h_n)
     return new + keep * (h - new), Gates(reset, keep, new, h_n)
 
 
-def _forward(weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array):
+def _unroll(weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array, operands: Operands):
+    def step(h, inputs):
+        h, _ = _cell(weights, operands, h, *inputs)
+        return h, h
+
+    return jax.lax.scan(step, h, (x, first))[1]
+
+
+def _forward(weights: GRUWeights, h: jax.Array, x: jax.Array, first: jax.Array, operands: Operands):
     def step(before, inputs):
-        after, gates = _cell(weights, before, *inputs)
+        after, gates = _cell(weights, operands, before, *inputs)
         return after, (before, after, gates)
 
     before, after, gates = jax.lax.scan(step, h, (x, first))[1]
     return after, (weights, x, first, before, gates)
 
 
-def _backward(kept, d_out: jax.Array):
+def _backward(operands: Operands, kept, d_out: jax.Array):
     w, x, first, before, gates = kept
+    dot = partial(rounded_product, operands=operands)
     w_i, w_h = w.w_i.T, w.w_h.T
 
     def step(carry, inputs):
@@ -79,14 +90,15 @@ def _backward(kept, d_out: jax.Array):
         d_i = jnp.concatenate([d_reset, d_keep, d_new], axis=-1)
         d_m = jnp.concatenate([d_reset, d_keep, d_new * g.reset], axis=-1)
         d_w = GRUWeights(
-            d_w.w_i + x.T @ d_i, d_w.b_i + d_i.sum(0), d_w.w_h + h.T @ d_m, d_w.b_h + d_m.sum(0)
+            d_w.w_i + dot(x.T, d_i), d_w.b_i + d_i.sum(0), d_w.w_h + dot(h.T, d_m), d_w.b_h + d_m.sum(0)
         )
-        d_h = jnp.where(first[:, None], 0.0, d_h * g.keep + d_m @ w_h)
-        return (d_h, d_w), d_i @ w_i
+        d_h = jnp.where(first[:, None], 0.0, d_h * g.keep + dot(d_m, w_h))
+        return (d_h, d_w), dot(d_i, w_i)
 
     start = (jnp.zeros_like(before[0]), jax.tree.map(jnp.zeros_like, w))
     (d_h, d_w), d_x = jax.lax.scan(step, start, (d_out, x, first, before, gates), reverse=True)
     return d_w, d_h, d_x, None
 
 
-gru.defvjp(_forward, _backward)
+_unrolled = jax.custom_vjp(_unroll, nondiff_argnums=(4,))
+_unrolled.defvjp(_forward, _backward)

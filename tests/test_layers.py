@@ -14,6 +14,7 @@ LAYERS = [  # a module may import from its own row and from the rows above
     {"types", "config", "validation"},
     {
         "boxes",
+        "precision",
         "presets",
         "recurrent",
         "nets",
@@ -42,8 +43,8 @@ LAYERS = [  # a module may import from its own row and from the rows above
     },
 ]
 HOST_ONLY = {"os", "time", "pathlib", "logging", "subprocess", "tqdm", "orbax", "matplotlib"}
-TRACED = {"types", "boxes", "recurrent", "nets", "mixers", "transforms", "policies", "returns", "replay",
-          "algos", "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
+TRACED = {"types", "boxes", "precision", "recurrent", "nets", "mixers", "transforms", "policies", "returns",
+          "replay", "algos", "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
 
 
 def modules():

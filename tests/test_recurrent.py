@@ -10,7 +10,7 @@ from me_igm_jax.recurrent import GRUWeights, _cell, gru
 
 def plain(weights, h, x, first):
     def step(h, inputs):
-        h, _ = _cell(weights, h, *inputs)
+        h, _ = _cell(weights, "float32", h, *inputs)
         return h, h
 
     return jax.lax.scan(step, h, (x, first))[1]

@@ -1,6 +1,7 @@
 """Algorithms as tuples of pure functions. One file and one line here per learner."""
 
 from ..config import Config, ConfigError
+from ..precision import with_operands
 from ..types import Algorithm, EnvSpec
 from .ddpg import make_ddpg
 from .dop import make_dop
@@ -18,7 +19,9 @@ def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
     kind, learners = ("continuous", CONTINUOUS) if spec.continuous else ("discrete", DISCRETE)
     if config.algo.learner not in learners:
         raise ConfigError(f"env '{spec.name}': its actions are {kind}, {config.preset}'s are not")
-    return learners[config.algo.learner](config, spec)
+    algorithm = learners[config.algo.learner](config, spec)
+    functions = {k: f for k, f in algorithm._asdict().items() if callable(f)}
+    return algorithm._replace(**{k: with_operands(config.net.operands, f) for k, f in functions.items()})
 
 
 DISCRETE = {

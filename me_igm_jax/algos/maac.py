@@ -1,6 +1,7 @@
 """MAAC (Iqbal & Sha 2019) for continuous actions: critics that attend to what the other agents do."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from ..boxes import to_unit
 from ..config import Config, ConfigError, Hypers
 from ..mixers import concat
-from ..nets import Linear, torch_uniform
+from ..nets import Linear, dot_general, torch_uniform
 from ..returns import lambda_return, masked_mean
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
 from .actor import draw, make_gaussian_actor, mode
@@ -40,15 +41,21 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array, action: jax.Array, own: bool = False) -> jax.Array:
-        init = torch_uniform(self.hidden)
+        project = partial(
+            nn.Dense,
+            self.hidden,
+            use_bias=False,
+            kernel_init=torch_uniform(self.hidden),
+            dot_general=dot_general,
+        )
         e = nn.leaky_relu(Linear(self.hidden)(nn.relu(h)) + Linear(self.hidden)(action))
         others = sg(e) if own else e
 
         def heads(x: jax.Array) -> jax.Array:
             return x.reshape(*x.shape[:-1], self.heads, -1)
 
-        query = heads(nn.Dense(self.hidden, use_bias=False, kernel_init=init)(e))[..., :, None, :, :]
-        key = heads(nn.Dense(self.hidden, use_bias=False, kernel_init=init)(others))[..., None, :, :, :]
+        query = heads(project()(e))[..., :, None, :, :]
+        key = heads(project()(others))[..., None, :, :, :]
         value = heads(nn.leaky_relu(Linear(self.hidden)(others)))[..., None, :, :, :]
         itself = jnp.eye(action.shape[-2], dtype=bool)[..., None]  # [N, N, 1]
         logits = (query * key).sum(-1) / value.shape[-1] ** 0.5  # [..., N, N, K]

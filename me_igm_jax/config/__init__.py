@@ -107,6 +107,9 @@ class Net:
     """Normalise the inputs and every hidden layer."""
     output_scale: float = 1.0
     """Multiplies the initial output weights; small ones start a policy near uniform."""
+    operands: Literal["float32", "bfloat16"] = "float32"
+    """How the operands of matrix products are rounded, in the networks of values, mixers and critics too;
+    sums, parameters and all else stay float32 (mixed precision, for accelerators)."""
 
 
 @dataclasses.dataclass(frozen=True)
