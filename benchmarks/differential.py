@@ -2,25 +2,22 @@
 
     python benchmarks/differential.py --seeds 1000             # the table
     python benchmarks/differential.py --presets fop --seeds 64
-    python benchmarks/differential.py --figures                # surface, learning curves, learning paths
+    python benchmarks/differential.py --ablations --seeds 128  # of FOP
 
 Every row is one jitted program over all its seeds: 20,000 plays each. A seed counts as optimal when both
 greedy actions end within 0.5 of 5. Writes results/differential.json after each row, where rows not asked
-for stay as they are, and docs/figures/mtq_*.png.
+for stay as they are; differential_figures.py draws them.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 from runs import DEVICE, train, update_table
 
-from me_igm_jax import load, stats
+from me_igm_jax import stats
 
-ROOT = Path(__file__).parent.parent
-OUT = ROOT / "benchmarks" / "results" / "differential.json"
-FIGURES = ROOT / "docs" / "figures"
+OUT = Path(__file__).parent / "results" / "differential.json"
 PATHS = 8  # seeds whose way through the game is kept
 ROWS = {
     "me_qmix": "--preset me_qmix",
@@ -34,11 +31,22 @@ ROWS = {
     "facmaddpg": "--preset facmaddpg",
     "dop": "--preset dop",
 }
+# FOP with one thing changed: DOP's decomposition, other temperatures or none (its paper's Figure 3).
+ABLATIONS = {
+    "fop_linear": "--preset fop --fop.form linear",
+    "fop_no_entropy": "--preset fop --algo.temperature fixed --hypers.alpha 1e-6",
+    "fop_low": "--preset fop --algo.temperature fixed --hypers.alpha 0.05",
+    "fop_high": "--preset fop --algo.temperature fixed --hypers.alpha 0.5",
+    "fop_geometric": "--preset fop --algo.temperature anneal",
+    "fop_fast": "--preset fop --hypers.alpha-steps 2000",
+    "fop_slow": "--preset fop --hypers.alpha-steps 20000",
+}
+ALL = ROWS | ABLATIONS
 
 
 def measure(name: str, seeds: int) -> dict:
     """Train all seeds; the share at the optimum, the curve and some seeds' greedy actions over time."""
-    run = train([*ROWS[name].split(), "--env", "differential/mtq", "--run.seeds", str(seeds)])
+    run = train([*ALL[name].split(), "--env", "differential/mtq", "--run.seeds", str(seeds)])
     point = run.summary["points"][0]
     optimal = np.asarray(point["optimal"]["per_seed"])
     evals = 1 + max(row["eval"] for row in run.rows)
@@ -74,84 +82,14 @@ def _near(point: dict, centre: float, radius: float) -> float:
     return (np.abs(u - centre) <= radius).all(0).mean()
 
 
-def explored(name: str) -> np.ndarray:
-    """All actions that one seed of the row tried, in order, [20000, 2]."""
-    import jax
-
-    from me_igm_jax.train import make_train
-
-    words = ROWS[name].split()
-    options = dict(zip([w[2:].replace("-", "_") for w in words[::2]], words[1::2], strict=True))
-    config = load(options.pop("preset"), env="differential/mtq", **(options | {"replay.capacity": 20_000}))
-    state, _ = jax.jit(make_train(config))(jax.random.key(0), config.hypers)
-    return np.asarray(state.ring.action[0, :, :, 0])
-
-
-def figures(rows: dict[str, dict]) -> None:
-    """The game's surface, the learning curves, and a panel per system with what it tried and its paths."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from me_igm_jax.envs.differential import surface
-
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    axis = np.linspace(-10, 10, 201)
-    first, second = np.meshgrid(axis, axis, indexing="ij")
-    reward = np.asarray(surface(np.stack([first, second], -1)))
-
-    figure = plt.figure(figsize=(6, 5))
-    axes = figure.add_subplot(projection="3d")
-    axes.plot_surface(first, second, reward, cmap="viridis", vmin=-30, rcount=100, ccount=100)
-    axes.set(xlabel="$u_1$", ylabel="$u_2$", title="Max of Two Quadratics: reward")
-    figure.savefig(FIGURES / "mtq_surface.png", dpi=110, bbox_inches="tight")
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, row in rows.items():
-        curve = row["curve"]
-        line = axes.plot(curve["env_steps"], curve["return_iqm"], label=f"{name} ({row['seeds']} seeds)")
-        axes.fill_between(
-            curve["env_steps"], *curve["return_quartiles"], alpha=0.15, color=line[0].get_color()
-        )
-    axes.set(
-        xlabel="plays", ylabel="greedy return (best: 1)", title="Interquartile mean and range over seeds"
-    )
-    axes.legend(fontsize=8, ncols=2)
-    figure.savefig(FIGURES / "mtq_curves.png", dpi=110, bbox_inches="tight")
-
-    columns = 3
-    figure, grid = plt.subplots(
-        -(-len(rows) // columns), columns, figsize=(10, 3.3 * -(-len(rows) // columns)), sharex=True,
-        sharey=True, squeeze=False,
-    )  # fmt: skip
-    for axes in grid.flat[len(rows) :]:
-        axes.set_axis_off()
-    for axes, (name, row) in zip(grid.flat, rows.items(), strict=False):
-        axes.contourf(first, second, reward, levels=np.linspace(-40, 10, 26), cmap="Greys_r")
-        tried = explored(name)
-        axes.plot(*tried.T, ",", color="tab:red", alpha=0.4)
-        for path in np.asarray(row["paths"]).swapaxes(0, 1):
-            axes.plot(*path.T, lw=1)
-            axes.plot(*path[-1], "o", ms=4, color="black")
-        axes.set(title=f"{name}: {row['optimal_rate']:.3f} optimal", aspect="equal")
-    figure.supxlabel("$u_1$")
-    figure.supylabel("$u_2$")
-    figure.savefig(FIGURES / "mtq_paths.png", dpi=110, bbox_inches="tight")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1000)
-    parser.add_argument("--presets", nargs="+", default=list(ROWS), choices=ROWS)
-    parser.add_argument(
-        "--figures", action="store_true", help="draw the results that there are, train none"
-    )
+    parser.add_argument("--presets", nargs="+", default=list(ROWS), choices=ALL)
+    parser.add_argument("--ablations", action="store_true", help="those of FOP instead")
     options = parser.parse_args()
-    if options.figures:
-        return figures(json.loads(OUT.read_text()))
     update_table(
-        OUT, list(ROWS), options.presets,
+        OUT, list(ALL), ABLATIONS if options.ablations else options.presets,
         measure=lambda name: measure(name, options.seeds),
         last=lambda row: f"{row['final_return']['mean']:.3f} | {row['seconds']:.0f} s",
     )  # fmt: skip
