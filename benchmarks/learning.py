@@ -44,12 +44,19 @@ SUITES = {
             "dop",
             "mappo",
             "ippo",
+            "msac",
+            "pac",
         )
     }
     # Its published temperature starts at 1 and takes many more updates to fall.
     | {
         "hasac_cool": f"--preset hasac {LEARNS} --hypers.alpha 0.1 --hypers.alpha-lr 3e-3 "
         "--hypers.entropy-share 0.3"
+    },
+    # Mixed precision, with the GRU that the preset does without on 3m.
+    "precision": {
+        operands: f"--preset me_qmix {LEARNS} --net.recurrent True --net.layers 1 --net.operands {operands}"
+        for operands in ("float32", "bfloat16")
     },
     "collectors": {
         "stream": f"--preset me_qmix {SHORT}",
