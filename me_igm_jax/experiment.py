@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from . import checkpoint, devices, records, replay
+from . import checkpoint, devices, records, replay, tuning
 from .config import Config, ConfigError, Hypers
 from .diagnostics import game_table
 from .envs import parse_name
@@ -83,6 +83,8 @@ def run(
     devices.prepare(config.run, config.run.seeds * int(np.prod([len(v) for v in grid.values()])))
     members = make_members(config, grid)
     mesh = devices.member_mesh(config.run, members.size)
+    if config.collect.tune:
+        config = tuning.fit_environments(config, members.keys, members.hypers, mesh)
     config, program, memory = fit_replay(config, members, mesh.size)
     lead = devices.is_lead()
     if lead:

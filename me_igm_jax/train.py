@@ -51,6 +51,7 @@ class Program(NamedTuple):
     env: Env
     algo: Algorithm
     init: Callable[[jax.Array, Hypers], RunState]  # key, hypers: networks and an empty buffer
+    collect: Callable[..., Batch]  # learner, key, env_steps, hypers -> what the exploring policy meets
     draw: Callable[..., Batch]  # ring, collection, key, size -> what is learned from after it
     epoch: Callable[..., tuple[RunState, Metrics]]  # state, index (shared by all seeds), hypers
     evaluate: Callable[..., dict[str, jax.Array]]  # learner, the state's key, index -> per-episode arrays
@@ -147,7 +148,7 @@ def make_program(config: Config) -> Program:
     def play(learner: Learner, key: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
         return evaluate(env, algo, learner, jax.random.fold_in(key, index), run.eval_episodes)
 
-    return Program(env, algo, init, draw, epoch, play, epochs, iterations)
+    return Program(env, algo, init, collect, draw, epoch, play, epochs, iterations)
 
 
 def make_train(config: Config) -> Callable[[jax.Array, Hypers], tuple[RunState, Metrics]]:

@@ -36,6 +36,7 @@ LAYERS = [  # a module may import from its own row and from the rows above
         "experiment",
         "launch",
         "merge",
+        "tuning",
         "play",
         "plots",
         "render",
