@@ -13,7 +13,13 @@ from me_igm_jax.algos.value import split_params
 from me_igm_jax.envs import make
 from me_igm_jax.presets import load, preset_names
 
-VARIANTS = {"fop_released", "hasac_released", "dop_released", "mappo_jaxmarl"}  # their oracles see them
+VARIANTS = {
+    "fop_released",
+    "hasac_released",
+    "msac_released",
+    "dop_released",
+    "mappo_jaxmarl",
+}  # their oracles see them
 CONTINUOUS = {"maddpg", "facmaddpg", "maac"}  # for continuous actions alone; files of their own
 PRESETS = sorted(set(preset_names()) - VARIANTS - CONTINUOUS)
 VALUE = [name for name in PRESETS if load(name, env="probe/clock").algo.learner == "value"]

@@ -19,8 +19,8 @@ from me_igm_jax.presets import CONFIG_DIR, from_dict, preset_names, to_dict
 NAMED = {
     "me_qmix", "me_qplex", "me_vdn", "me_ow_qmix", "soft_qmix", "qmix", "qplex", "vdn",
     "entropy_qmix", "mlp_qmix", "soft_qmix_released", "ow_qmix", "cw_qmix", "qatten", "qtran",
-    "fop", "fop_released", "hasac", "hasac_released", "mappo", "mappo_jaxmarl", "ippo",
-    "dop", "dop_released", "maddpg", "facmaddpg", "maac",
+    "fop", "fop_released", "hasac", "hasac_released", "msac", "msac_released",
+    "mappo", "mappo_jaxmarl", "ippo", "dop", "dop_released", "maddpg", "facmaddpg", "maac",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from .fop import make_fop
 from .fop_continuous import make_fop_continuous
 from .hasac import make_hasac
 from .maac import make_maac
+from .msac import make_msac
 from .ppo import make_ppo
 from .value import make_value
 from .value_continuous import make_value_continuous
@@ -28,6 +29,7 @@ DISCRETE = {
     "value": make_value,
     "fop": make_fop,
     "hasac": make_hasac,
+    "msac": make_msac,
     "ppo": make_ppo,
     "dop": make_dop,
 }

@@ -10,7 +10,7 @@ from ..boxes import squashed_gaussian, to_box, uniform
 from ..config import Hypers, Net
 from ..policies import floored, greedy_action, linear_schedule, sample, softmax_policy
 from ..types import Batch, Carry, EnvSpec, Learner, Params, TimeStep
-from .agent import make_agent_net
+from .agent import bounded, make_agent_net
 
 
 class Actor(NamedTuple):
@@ -23,12 +23,14 @@ class Actor(NamedTuple):
     policy: Callable[[Params, Batch], Any]  # its params, batch -> [T(+1), B, N] distributions, or actions
 
 
-def make_actor(net: Net, spec: EnvSpec) -> Actor:
+def make_actor(net: Net, spec: EnvSpec, bounds: tuple[float, float] | None = None) -> Actor:
     """softmax of the network that `net` describes, over the available actions.
 
-    While it learns it acts by `floored` pi; the floor, eps, is zero in most presets.
+    While it learns it acts by `floored` pi; the floor, eps, is zero in most presets. `bounds`, if
+    there are any, are those of its logits.
     """
     agent = make_agent_net(net, spec)
+    agent = bounded(agent, *bounds) if bounds else agent
 
     def act(learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers: Hypers):
         hidden, logits = agent.step(learner.params["actor"], carry, step)

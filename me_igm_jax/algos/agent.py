@@ -61,6 +61,19 @@ def make_agent_net(net: Net, spec: EnvSpec, outputs: int | None = None) -> Agent
     return AgentNet(init, carry, step, unroll)
 
 
+def bounded(agent: AgentNet, low: float, high: float) -> AgentNet:
+    """`agent` with its outputs kept between `low` and `high`."""
+
+    def step(params: Params, carry: Carry, step: TimeStep):
+        h, out = agent.step(params, carry, step)
+        return h, jnp.clip(out, low, high)
+
+    def unroll(params: Params, batch: Batch) -> jax.Array:
+        return jnp.clip(agent.unroll(params, batch), low, high)
+
+    return agent._replace(step=step, unroll=unroll)
+
+
 def empty_step(spec: EnvSpec) -> TimeStep:
     """One instant of zeros, B = 1: what modules are initialised with."""
     q = jnp.zeros((1, spec.n_agents, spec.n_actions))

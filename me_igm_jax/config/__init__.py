@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 
-from .algos import Algo, Ddpg, Dop, Fop, Hasac, Maac, Ppo
+from .algos import Algo, Ddpg, Dop, Fop, Hasac, Maac, Msac, Ppo
 from .envs import Differential, Jaxmarl, Matrix, Overcooked, Smax
 
 
@@ -200,6 +200,7 @@ class Config:
     algo: Algo = Algo()
     fop: Fop = Fop()
     hasac: Hasac = Hasac()
+    msac: Msac = Msac()
     ppo: Ppo = Ppo()
     dop: Dop = Dop()
     ddpg: Ddpg = Ddpg()

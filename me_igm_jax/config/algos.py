@@ -8,9 +8,9 @@ from typing import Literal
 class Algo:
     """Which learner it is, what several of them share, and the parts of the value family's."""
 
-    learner: Literal["value", "fop", "hasac", "ppo", "dop", "ddpg", "maac"] = "value"
-    """Value decomposition (every *_qmix, vdn, qplex, ...), FOP, HASAC, MAPPO and IPPO, DOP; for continuous
-    actions alone: deterministic policy gradients (MADDPG, FacMADDPG, deterministic DOP), or MAAC."""
+    learner: Literal["value", "fop", "hasac", "msac", "ppo", "dop", "ddpg", "maac"] = "value"
+    """Value decomposition (every *_qmix, vdn, qplex, ...), FOP, HASAC, mSAC, MAPPO and IPPO, DOP; for
+    continuous actions alone: deterministic policy gradients (MADDPG, FacMADDPG, DOP's), or MAAC."""
     optimiser: Literal["adam", "rmsprop"] = "adam"
     """What turns gradients into steps: Adam, or PyTorch's RMSprop with decay 0.99."""
     mixer: Literal["vdn", "qmix", "qplex", "qatten", "vdn_s"] = "qmix"
@@ -94,6 +94,23 @@ class Hasac:
     """Entropy that an agent's temperature aims at: hypers.entropy_share of ln(available actions), of
     ln|A| (the paper), or 0 (the released code). Where actions are masked no policy reaches 0.98 ln|A|,
     so temperatures would grow for ever; a dead agent has ln 1 = 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Msac:
+    """mSAC's parts: the paper's, or what the released code does in their place."""
+
+    mixer: Literal["qmix", "linear"] = "qmix"
+    """QMIX's mixer (paper), or sum_i |w_i(s)| Q_i + b(s) (released)."""
+    actor_value: Literal["min", "first"] = "min"
+    """What improves the actor: the smaller of both critics' joint values, or the first's (released)."""
+    standardise: bool = False
+    """Give the rewards of every batch mean 0 and standard deviation 10 (released)."""
+    target_entropy: Literal["given", "actions"] = "given"
+    """Entropy that the temperature aims at: hypers.target_entropy, or -|A| per agent (released), below any
+    that a policy can have, so that it falls for ever."""
+    clamp: bool = False
+    """Keep the policy's logits within [-5, 2] (released): odds of exp(7) at most."""
 
 
 @dataclasses.dataclass(frozen=True)
