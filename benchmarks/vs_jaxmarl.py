@@ -8,7 +8,7 @@ x 128 steps, then 8 updates of 32 sequences of 128 steps, float32. Every contest
 compiles once and then trains when it is its turn. Timed are iterations that learn: JaxMARL's buffer gives
 no sample before its 32nd iteration, so its time is that of a run of 32 + n iterations less one of 32;
 ours is that of n iterations after the warm-up. JaxMARL's batched seeds can deadlock on two cores, so it
-runs one seed.
+runs one seed unless `--their-seeds` says otherwise.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STEPS = 16 * 128  # environment steps of one iteration
 SILENT = 32  # iterations before JaxMARL's buffer gives its first sample
 
 
-def jaxmarl_trainer(checkout: str, iterations: int):
+def jaxmarl_trainer(checkout: str, iterations: int, seeds: int):
     """turn() -> seconds of `iterations` of JaxMARL's qmix_rnn.py that learn; its compilation seconds."""
     os.environ["WANDB_MODE"] = "disabled"
     sys.path.insert(0, str(Path(checkout, "baselines", "QLearning")))
@@ -48,13 +48,14 @@ def jaxmarl_trainer(checkout: str, iterations: int):
         "LR_LINEAR_DECAY": False, "GAMMA": 0.99, "REW_SCALE": 10.0,
         "TEST_DURING_TRAINING": False, "TEST_NUM_ENVS": 16, "TEST_NUM_STEPS": 128, "WANDB_MODE": "disabled",
     }  # fmt: skip
-    key = jax.random.PRNGKey(0)
+    key = jax.random.PRNGKey(0) if seeds == 1 else jax.random.split(jax.random.PRNGKey(0), seeds)
 
     def compiled(length: int):
         run = {**config, "TOTAL_TIMESTEPS": length * STEPS, "ENV_KWARGS": dict(options)}
         env, _ = qmix_rnn.env_from_config(run)
         run["ENV_KWARGS"] = dict(options)
-        return jax.jit(qmix_rnn.make_train(run, env)).lower(key).compile()
+        train = qmix_rnn.make_train(run, env)
+        return jax.jit(train if seeds == 1 else jax.vmap(train)).lower(key).compile()
 
     begin = time.perf_counter()
     train, silent = compiled(SILENT + iterations), compiled(SILENT)
@@ -89,7 +90,7 @@ def our_trainer(preset: str, iterations: int, seeds: int):
 def work(options) -> None:
     """A contestant: compile, then take a turn for every line on standard input."""
     if options.worker == "jaxmarl":
-        turn, compile_seconds = jaxmarl_trainer(options.jaxmarl, options.iterations)
+        turn, compile_seconds = jaxmarl_trainer(options.jaxmarl, options.iterations, options.seeds)
     else:
         turn, compile_seconds = our_trainer(options.worker, options.iterations, options.seeds)
     import jax
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[1, 2], help="how many seeds of ours to run together"
     )
+    parser.add_argument("--their-seeds", type=int, default=1, help="batched by vmap if more than one")
     parser.add_argument("--presets", nargs="+", default=["qmix", "me_qmix"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -144,7 +146,7 @@ def main() -> None:
         options.seeds = options.seeds[0]
         return work(options)
 
-    contestants = [Contestant("jaxmarl", options.python, 1, options)]
+    contestants = [Contestant("jaxmarl", options.python, options.their_seeds, options)]
     for preset in options.presets:
         contestants += [Contestant(preset, sys.executable, seeds, options) for seeds in options.seeds]
     for _ in range(options.rounds):
