@@ -45,6 +45,9 @@ class RunState(NamedTuple):
     episodes: jax.Array  # [] float: episodes finished
 
 
+traced_once = partial(jax.jit, inline=True)  # and then reused: Python's share of compilation is seconds
+
+
 class Program(NamedTuple):
     """The pieces of one experiment's program; all pure, all to be vmapped over seeds."""
 
@@ -93,6 +96,7 @@ def make_program(config: Config) -> Program:
         batch = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *parts)
         return batch._replace(steps=jax.vmap(jax.vmap(env.expand))(batch.steps)) if snapshots else batch
 
+    @traced_once
     def init(key: jax.Array, hypers: Hypers) -> RunState:
         learner_key, key = jax.random.split(key)
         learner, zero = algo.init(learner_key, hypers), jnp.zeros(())
@@ -112,6 +116,7 @@ def make_program(config: Config) -> Program:
         learner = algo.refresh_target(state.learner, due, hypers)
         return RunState(learner, ring, key, state.env_steps + batch.mask.sum(), episodes)
 
+    @traced_once
     def update(state: RunState, i: jax.Array, hypers: Hypers) -> tuple[RunState, Metrics]:
         """One gradient step after collection i."""
         key, sample_key, update_key = jax.random.split(state.key, 3)
@@ -133,7 +138,8 @@ def make_program(config: Config) -> Program:
         start = jnp.where(index == 0, 0, warmup + index * iterations)
         stop = warmup + (index + 1) * iterations
         metrics = jax.eval_shape(update, state, index, hypers)[1]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        # Zeros that depend on the seed: where all of a loop's carry is batched, vmap reads the loop once.
+        zeros = jax.tree.map(lambda x: jnp.full(x.shape, 0 * state.env_steps, x.dtype), metrics)
         loop = (state, zeros)
         state, sums = jax.lax.fori_loop(start, stop, lambda i, loop: iteration(i, loop, hypers), loop)
         key, sample_key = jax.random.split(state.key)
