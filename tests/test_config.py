@@ -20,7 +20,7 @@ NAMED = {
     "me_qmix", "me_qplex", "me_vdn", "me_ow_qmix", "soft_qmix", "qmix", "qplex", "vdn",
     "entropy_qmix", "mlp_qmix", "soft_qmix_released", "ow_qmix", "cw_qmix", "qatten", "qtran",
     "fop", "fop_released", "hasac", "hasac_released", "mappo", "mappo_jaxmarl", "ippo",
-    "dop", "dop_released", "maddpg", "facmaddpg", "maac",
+    "dop", "dop_released", "pac", "maddpg", "facmaddpg", "maac",
 }  # fmt: skip
 
 

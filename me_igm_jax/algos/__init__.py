@@ -8,6 +8,7 @@ from .fop import make_fop
 from .fop_continuous import make_fop_continuous
 from .hasac import make_hasac
 from .maac import make_maac
+from .pac import make_pac
 from .ppo import make_ppo
 from .value import make_value
 from .value_continuous import make_value_continuous
@@ -27,6 +28,7 @@ DISCRETE = {
     "hasac": make_hasac,
     "ppo": make_ppo,
     "dop": make_dop,
+    "pac": make_pac,
 }
 CONTINUOUS = {
     "value": make_value_continuous,
