@@ -42,8 +42,6 @@ from oracle import (
     utilities,
 )
 
-from me_igm_jax import ConfigError
-from me_igm_jax.algos import make_algorithm
 from me_igm_jax.devices import compiler_options
 from me_igm_jax.presets import load
 from me_igm_jax.train import make_train
@@ -201,13 +199,9 @@ def test_exploration_is_epsilon_greedy(c, eps, share):
     """Around the policy's most probable action."""
     hypers = load("pac", **{"hypers.eps_start": eps, "hypers.eps_end": eps}).hypers
     step = first_instant(c.given)._replace(avail=jnp.ones((B, N, A), bool).at[..., 2:].set(False))
-    best = c.algo.greedy(c.learner, c.algo.carry(B), step)[1]
-
-    def act(key):
-        (_, last), action = c.algo.act(c.learner, c.algo.carry(B), step, key, 0.0, hypers)
-        return action, last
-
-    action, last = jax.vmap(act)(jax.random.split(KEY, 200))
+    given, keys = (c.learner, c.algo.carry(B), step), jax.random.split(KEY, 200)
+    best = c.algo.greedy(*given)[1]
+    (_, last), action = jax.vmap(lambda key: c.algo.act(*given, key, 0.0, hypers))(keys)
     np.testing.assert_array_equal(action, last)
     assert np.mean(action == best) == pytest.approx(share, abs=0.05)
 
@@ -217,11 +211,6 @@ def test_one_shot_games_are_read_once():
     np.testing.assert_allclose(game.metrics["target"], game.batch.reward.mean(), rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, game.after.target, game.learner.target)
     assert game.view.q.shape == game.view.probs.shape == (1, 9, 2, 3)
-
-
-def test_a_mixer_that_needs_actions_is_refused():
-    with pytest.raises(ConfigError, match=r"algo\.mixer=qplex"):
-        make_algorithm(load("pac", env="probe/clock", **{"algo.mixer": "qplex"}), SPEC)
 
 
 def test_learns_to_match():

@@ -46,7 +46,7 @@ class Hypers:
     target_entropy: float = 0.24
     """Entropy that the learned temperature aims at, nats per agent."""
     alpha_end: float = 0.03
-    """Where an annealed temperature ends; PAC: the least that a learned one weighs."""
+    """Where an annealed temperature ends; the floor of the one that PAC learns."""
     alpha_steps: float = 20_000.0
     """Environment steps over which an annealed temperature falls, geometrically."""
     eps_start: float = 1.0
