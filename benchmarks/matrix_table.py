@@ -20,7 +20,7 @@ OUT = Path(__file__).parent / "results" / "matrix_table.json"
 PRESETS = (
     "me_ow_qmix", "me_qmix", "soft_qmix_released", "qmix", "soft_qmix", "vdn", "me_vdn", "entropy_qmix",
     "mlp_qmix", "me_qplex", "qplex", "ow_qmix", "cw_qmix", "qatten", "qtran", "fop", "fop_released",
-    "hasac", "hasac_released", "msac", "msac_released", "mappo", "ippo", "dop", "dop_released",
+    "hasac", "hasac_released", "msac", "msac_released", "mappo", "ippo", "dop", "dop_released", "pac",
 )  # fmt: skip
 KEPT = (
     "optimal_rate", "optimal_interval", "q_table", "q_table_where_optimal", "policy", "additivity_error",

@@ -108,8 +108,8 @@ def unroll(params, x, first):
     return linear(p["Linear_1"], gru(p["GRU_0"], x, first) if "GRU_0" in p else x)
 
 
-def utilities(params, batch, encoded=None):
-    """The agents' network on [obs, last action of this episode, agent].
+def agent_inputs(batch, encoded=None):
+    """[obs, last action of this episode, agent], [T+1, B, N, D].
 
     Actions are one-hot unless `encoded` [T, B, N, D] says what the network is given.
     """
@@ -117,7 +117,12 @@ def utilities(params, batch, encoded=None):
     last = np.concatenate([np.zeros((1, *encoded.shape[1:])), encoded])
     last = np.where(batch.first[..., None, None], 0, last)
     agent = np.broadcast_to(np.eye(N), (T + 1, B, N, N))
-    return unroll(params, np.concatenate([batch.steps.obs, last, agent], -1), batch.first)
+    return np.concatenate([batch.steps.obs, last, agent], -1)
+
+
+def utilities(params, batch, encoded=None):
+    """The agents' network on their inputs."""
+    return unroll(params, agent_inputs(batch, encoded), batch.first)
 
 
 def policy(params, batch):

@@ -19,7 +19,7 @@ from me_igm_jax.presets import CONFIG_DIR, from_dict, preset_names, to_dict
 NAMED = {
     "me_qmix", "me_qplex", "me_vdn", "me_ow_qmix", "soft_qmix", "qmix", "qplex", "vdn",
     "entropy_qmix", "mlp_qmix", "soft_qmix_released", "ow_qmix", "cw_qmix", "qatten", "qtran",
-    "fop", "fop_released", "hasac", "hasac_released", "msac", "msac_released",
+    "fop", "fop_released", "hasac", "hasac_released", "msac", "msac_released", "pac",
     "mappo", "mappo_jaxmarl", "ippo", "dop", "dop_released", "maddpg", "facmaddpg", "maac",
 }  # fmt: skip
 
@@ -125,7 +125,7 @@ def test_custom_payoffs_for_many_players():
     "eval /nowhere", "eval /nowhere --episodes 0", "plot /nowhere", "plot /nowhere --out x.doc",
     "render", "render /nowhere", "render --env matrix/qtran --out x.png", "render --env mpe/sprad",
     "train --preset hasac --env differential/mtq", "train --preset maddpg --env smax/3m",
-    "train --env jaxmarl/MPE_simple_tag_v3",
+    "train --env jaxmarl/MPE_simple_tag_v3", "train --preset pac --env matrix/qtran --algo.mixer qplex",
     "train --env jaxmarl/hanabi --jaxmarl.max-steps 0", "list extra",
     "train --replay.capacity 499200 --env smax/smacv2_20_units",
 ])  # fmt: skip

@@ -10,6 +10,7 @@ from .fop_continuous import make_fop_continuous
 from .hasac import make_hasac
 from .maac import make_maac
 from .msac import make_msac
+from .pac import make_pac
 from .ppo import make_ppo
 from .value import make_value
 from .value_continuous import make_value_continuous
@@ -32,6 +33,7 @@ DISCRETE = {
     "msac": make_msac,
     "ppo": make_ppo,
     "dop": make_dop,
+    "pac": make_pac,
 }
 CONTINUOUS = {
     "value": make_value_continuous,

@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 
-from .algos import Algo, Ddpg, Dop, Fop, Hasac, Maac, Msac, Ppo
+from .algos import Algo, Ddpg, Dop, Fop, Hasac, Maac, Msac, Pac, Ppo
 from .envs import Differential, Jaxmarl, Matrix, Overcooked, Smax
 
 
@@ -46,7 +46,7 @@ class Hypers:
     target_entropy: float = 0.24
     """Entropy that the learned temperature aims at, nats per agent."""
     alpha_end: float = 0.03
-    """Where an annealed temperature ends."""
+    """Where an annealed temperature ends; the floor of the one that PAC learns."""
     alpha_steps: float = 20_000.0
     """Environment steps over which an annealed temperature falls, geometrically."""
     eps_start: float = 1.0
@@ -81,6 +81,10 @@ class Hypers:
     """DOP: decay of the tree-backup traces, beside the probabilities."""
     off_policy: float = 0.5
     """DOP: share of the tree-backup loss in the critic's, kappa; the rest is on-policy."""
+    message_weight: float = 0.01
+    """PAC: weight of the messages' loss beside the critics'."""
+    message_beta: float = 1e-3
+    """PAC: weight of the messages' information, in nats, beside the prediction's loss."""
     nopt_weight: float = 0.1
     """Weight of QTRAN's constraint on all joint actions beside that on the greedy one."""
 
@@ -203,6 +207,7 @@ class Config:
     msac: Msac = Msac()
     ppo: Ppo = Ppo()
     dop: Dop = Dop()
+    pac: Pac = Pac()
     ddpg: Ddpg = Ddpg()
     maac: Maac = Maac()
     net: Net = Net()

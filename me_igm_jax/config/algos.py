@@ -8,8 +8,8 @@ from typing import Literal
 class Algo:
     """Which learner it is, what several of them share, and the parts of the value family's."""
 
-    learner: Literal["value", "fop", "hasac", "msac", "ppo", "dop", "ddpg", "maac"] = "value"
-    """Value decomposition (every *_qmix, vdn, qplex, ...), FOP, HASAC, mSAC, MAPPO and IPPO, DOP; for
+    learner: Literal["value", "fop", "hasac", "msac", "ppo", "dop", "pac", "ddpg", "maac"] = "value"
+    """Value decomposition (every *_qmix, vdn, qplex, ...), FOP, HASAC, mSAC, MAPPO and IPPO, DOP, PAC; for
     continuous actions alone: deterministic policy gradients (MADDPG, FacMADDPG, DOP's), or MAAC."""
     optimiser: Literal["adam", "rmsprop"] = "adam"
     """What turns gradients into steps: Adam, or PyTorch's RMSprop with decay 0.99."""
@@ -145,6 +145,17 @@ class Dop:
     """Width of the critics' two hidden layers."""
     tree_steps: int = 5
     """Steps of the off-policy tree-backup target."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pac:
+    """PAC's choices."""
+
+    message: int = 3
+    """Numbers that each agent tells each agent while learning."""
+    target_entropy: Literal["actions", "hypers"] = "actions"
+    """Entropy per agent that the temperature aims at: -|A| (the released code: below what any policy has,
+    so that the temperature falls for ever), or hypers.target_entropy."""
 
 
 @dataclasses.dataclass(frozen=True)
