@@ -5,7 +5,7 @@
 
 Every row is a process of its own, which compiles with empty caches, goes through the warm-up and then
 trains in turns; rates are medians over the turns. FLOPs of an update are those of its matrix products,
-loops counted as often as they run, beside what one large single-precision product reaches on the same
+as traced and as compiled, loops counted as often as they run, beside what one large single-precision product reaches on the same
 devices between the turns. Prints a Markdown table and writes results/speed.json after each row; rows of
 other presets, environments, seeds and settings stay as they are.
 """
@@ -18,7 +18,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from steady import Trainer, matmul_flops_per_second, one_update, product_flops
+from steady import Trainer, compiled_product_flops, matmul_flops_per_second, one_update, product_flops
 from workers import Worker, serve
 
 OUT = Path(__file__).parent / "results" / "speed.json"
@@ -35,6 +35,8 @@ def work(preset: str, env: str, seeds: int, iterations: int, settings: list[str]
     trainer = Trainer(config, iterations)
     ring = jax.eval_shape(trainer.program.init, jax.random.key(0), config.hypers).ring
     device = jax.devices()[0]
+    update, *args = one_update(config)
+    compiled = jax.jit(update).lower(*args).compile(devices.compiler_options()).as_text() or ""
     facts = {
         "preset": preset,
         "env": env,
@@ -42,7 +44,9 @@ def work(preset: str, env: str, seeds: int, iterations: int, settings: list[str]
         "settings": options,
         "compile_seconds": trainer.steps.seconds,
         "replay_bytes_per_seed": replay.nbytes(ring),
-        "product_flops_per_update": product_flops(*one_update(config)),
+        "product_flops_per_update": product_flops(update, *args),
+        # None where products are library calls, which XLA's text does not tell from others.
+        "compiled_product_flops_per_update": compiled_product_flops(compiled) or None,
         "steps_per_turn": trainer.steps_per_turn,
         "updates_per_turn": trainer.updates_per_turn,
         "jax": jax.__version__,

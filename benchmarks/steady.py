@@ -1,7 +1,10 @@
 """A training program in steady state: compiled, past its warm-up, an epoch at a time."""
 
 import dataclasses
+import math
+import re
 import time
+from functools import cache
 from typing import Any
 
 import jax
@@ -86,6 +89,42 @@ def _products(jaxpr) -> float:
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         total += times * sum(_products(inner) for inner in jaxprs_in_params(equation.params))
     return total
+
+
+INSTRUCTION = re.compile(r"%(\S+) = \w+\[([\d,]*)\]\S* (dot)\(%(\S+?),|%(\S+) = \w+\[([\d,]*)\]")
+CALL = re.compile(r"(?:calls|to_apply|body)=%([\w.-]+)")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+
+
+def compiled_product_flops(text: str) -> float:
+    """Floating-point operations of all matrix products in a compiled program, given as XLA prints it.
+
+    Loops count as often as XLA knows that they run, and once where it does not.
+    """
+    own: dict[str, float] = {}
+    calls: dict[str, list[tuple[int, str]]] = {}
+    name, shapes, entry = "", {}, ""
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            name = line.removeprefix("ENTRY ").split()[0].lstrip("%")
+            entry = name if line.startswith("ENTRY") else entry
+            own[name], calls[name], shapes = 0.0, [], {}
+        elif found := INSTRUCTION.search(line):
+            dot, size = found[3], [int(n) for n in (found[2] or found[6] or "").split(",") if n]
+            shapes[found[1] or found[5]] = size
+            if dot:
+                depth = [shapes[found[4]][int(d)] for d in CONTRACTED.findall(line)[0].split(",")]
+                own[name] += 2.0 * math.prod(size) * math.prod(depth)
+        if called := CALL.findall(line):
+            trips = TRIPS.search(line)
+            calls[name] += [(int(trips[1]) if trips else 1, other) for other in called]
+
+    @cache
+    def total(name: str) -> float:
+        return own[name] + sum(times * total(other) for times, other in calls[name])
+
+    return total(entry)
 
 
 def one_update(config: Config) -> tuple:
