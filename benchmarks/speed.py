@@ -4,10 +4,10 @@
     python benchmarks/speed.py --presets me_qmix --envs smax/smacv2_5_units --seeds 1 2 4 8 16 32
 
 Every row is a process of its own, which compiles with empty caches, goes through the warm-up and then
-trains in turns; rates are medians over the turns. FLOPs of an update are those of its matrix products,
-as traced and as compiled, loops counted as often as they run, beside what one large single-precision product reaches on the same
-devices between the turns. Prints a Markdown table and writes results/speed.json after each row; rows of
-other presets, environments, seeds and settings stay as they are.
+trains in turns; rates are medians over the turns. FLOPs of an update are those of its matrix products, as
+traced and as compiled, loops counted as often as they run, beside what one large single-precision product
+reaches on the same devices between the turns. Prints a Markdown table and writes results/speed.json after
+each row; rows of other presets, environments, seeds and settings stay as they are.
 """
 
 import argparse
