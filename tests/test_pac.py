@@ -54,7 +54,7 @@ SMALL = {
 }  # fmt: skip
 CASES = {
     "pac": {},
-    "vdn": {"algo.mixer": "vdn", "algo.weighting": "centrally", "pac.target_entropy": "hypers",
+    "vdn": {"algo.mixer": "vdn", "algo.weighting": "centrally", "pac.target_entropy": "given",
             "hypers.alpha_end": 0.8, "net.recurrent": False},
 }  # fmt: skip
 

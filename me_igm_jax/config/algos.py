@@ -153,9 +153,9 @@ class Pac:
 
     message: int = 3
     """Numbers that each agent tells each agent while learning."""
-    target_entropy: Literal["actions", "hypers"] = "actions"
-    """Entropy per agent that the temperature aims at: -|A| (the released code: below what any policy has,
-    so that the temperature falls for ever), or hypers.target_entropy."""
+    target_entropy: Literal["given", "actions"] = "actions"
+    """Entropy that the temperature aims at: hypers.target_entropy, or -|A| per agent (released), below any
+    that a policy can have, so that it falls for ever."""
 
 
 @dataclasses.dataclass(frozen=True)
