@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxmarl.environments.smax import HeuristicEnemySMAX
+from jaxmarl.environments.smax.distributions import SurroundAndReflectPositionDistribution
 from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
 from me_igm_jax.envs import smax, smax_units
 from me_igm_jax.envs import smax_battle as battle
 from me_igm_jax.envs import smax_heuristic as heuristic
+from me_igm_jax.envs.smax_starts import EqualTeams
 from me_igm_jax.presets import load
 
 
@@ -88,6 +90,25 @@ def test_battle_equals_jaxmarl(name):
     assert running.sum() > 300
     for what, value in differences.items():
         assert np.asarray(value)[running].max() < 1e-4, what
+
+
+def test_starts_are_jaxmarls():
+    """Surrounded allies, surrounded enemies and mirrored teams."""
+    n, width, height = 3, 32.0, 24.0
+    keys = jax.random.split(jax.random.key(5), 64)
+    theirs, ours = (
+        jax.jit(jax.vmap(starts(n, *size).generate))(keys)
+        for starts, size in (
+            (SurroundAndReflectPositionDistribution, (n, width, height)),
+            (EqualTeams, (width, height)),
+        )
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    near = (np.abs(ours - np.array([width / 2, height / 2])) <= 2).all(-1)
+    allies_inside, enemies_inside = near[:, :n].all(1), near[:, n:].all(1)
+    mirrored = np.isclose(ours[:, :n, 0] + ours[:, n:, 0], width, atol=1e-4).all(1)
+    assert min(kind.sum() for kind in (allies_inside, enemies_inside, mirrored)) >= 8
+    assert (allies_inside | enemies_inside | mirrored).all()
 
 
 def test_scenario_names_are_jaxmarls():

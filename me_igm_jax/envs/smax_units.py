@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .smax_starts import EqualTeams
 from .upstream import quiet
 
 JAXMARL_SCENARIOS = (
@@ -119,6 +120,8 @@ def simulator(name: str, **options):
     Its attribute `specials` is a `Specials`, or None where JaxMARL's own rules say it all.
     """
     sim = _jaxmarl()[0](**constructor_arguments(name), **options)
+    if sim.num_allies == sim.num_enemies:
+        sim.position_generator = EqualTeams(sim.num_allies, sim.map_width, sim.map_height)
     if name in OWN_SCENARIOS:
         units = [UNITS[t] for t in OWN_SCENARIOS[name].types]
         if any(u.splash or u.dies_of_attack or u.heals or u.flies for u in units):
