@@ -55,7 +55,7 @@ SUITES = {
     },
     # Mixed precision, with the GRU that the preset does without on 3m.
     "precision": {
-        operands: f"--preset me_qmix {LEARNS} --net.recurrent True --net.layers 1 --net.operands {operands}"
+        operands: f"--preset me_qmix {LEARNS} --net.recurrent --net.layers 1 --net.operands {operands}"
         for operands in ("float32", "bfloat16")
     },
     "collectors": {
