@@ -121,7 +121,8 @@ def simulator(name: str, **options):
     """
     sim = _jaxmarl()[0](**constructor_arguments(name), **options)
     if sim.num_allies == sim.num_enemies:
-        sim.position_generator = EqualTeams(sim.num_allies, sim.map_width, sim.map_height)
+        starts = EqualTeams(sim.num_allies, sim.map_width, sim.map_height)
+        sim.position_generator = starts  # pyright: ignore[reportAttributeAccessIssue]
     if name in OWN_SCENARIOS:
         units = [UNITS[t] for t in OWN_SCENARIOS[name].types]
         if any(u.splash or u.dies_of_attack or u.heals or u.flies for u in units):
