@@ -175,7 +175,8 @@ def test_one_shot_games_are_read_once(preset):
     assert game.view.probs.shape == (1, 9, 2, 3) and game.view.q_tot_greedy.shape == reward.shape
 
 
-@pytest.mark.parametrize("preset", ["msac", pytest.param("msac_released", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["msac", "msac_released"])
 def test_learns_to_match(preset):
     config = load(preset, env="probe/match")
     keys = jax.random.split(jax.random.key(0), 2)

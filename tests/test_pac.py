@@ -211,6 +211,7 @@ def test_one_shot_games_are_read_once():
     assert game.view.q.shape == game.view.probs.shape == (1, 9, 2, 3)
 
 
+@pytest.mark.slow
 def test_learns_to_match():
     config = load("pac", env="probe/match", **{"net.recurrent": False})
     keys = jax.random.split(jax.random.key(0), 2)

@@ -55,6 +55,7 @@ def test_on_policy_learners_are_refused():
         fitted(load("mappo", env="probe/clock", **{"collect.tune": True}))
 
 
+@pytest.mark.slow
 def test_a_tuned_run_is_the_run_that_it_says_it_was(tmp_path, capsys):
     tuned = run(fast(tmp_path / "tuned", **{"collect.tune": True}))
     config, _ = read_config(tmp_path / "tuned")
