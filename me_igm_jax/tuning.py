@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from . import devices
 from .config import Config, ConfigError, Hypers
-from .config.algos import ON_POLICY
 from .presets import override
 from .train import make_program
 
@@ -28,7 +27,7 @@ def fit_environments(config: Config, keys: jax.Array, hypers: Hypers, mesh) -> C
     by twice as many. Prints what was measured. Raises ConfigError where that would change what is
     learned from, or where processes would have to agree.
     """
-    if config.algo.learner in ON_POLICY:
+    if make_program(config).algo.data != "replay":
         raise ConfigError(
             f"collect.tune=True: {config.preset} learns from whole collections; set collect.envs"
         )
@@ -43,17 +42,12 @@ def fit_environments(config: Config, keys: jax.Array, hypers: Hypers, mesh) -> C
         except ConfigError:  # the replay is too small for so many
             break
         rates[more.collect.envs] = steps_per_second(more, keys, hypers, mesh)
-        if not pays(rates[more.collect.envs], rates[best.collect.envs]):
+        if rates[more.collect.envs] < WORTH * rates[best.collect.envs]:
             break
         best = more
     measured = ", ".join(f"{envs}: {rate:,.0f}" for envs, rate in rates.items())
     print(f"collect.envs={best.collect.envs} (steps/s collected with {measured})")
     return best
-
-
-def pays(more: float, fewer: float) -> bool:
-    """Whether the rate with twice the environments is worth having them."""
-    return more >= WORTH * fewer
 
 
 def scaled(config: Config, factor: int) -> Config:

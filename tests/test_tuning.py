@@ -50,9 +50,10 @@ def test_ends_where_the_replay_is_full(monkeypatch):
     assert seen == [8, 16]
 
 
-def test_on_policy_learners_are_refused():
-    with pytest.raises(ConfigError, match=r"collect\.tune=True: mappo"):
-        fitted(load("mappo", env="probe/clock", **{"collect.tune": True}))
+@pytest.mark.parametrize("preset", ["mappo", "dop"])
+def test_who_learns_from_whole_collections_is_refused(preset):
+    with pytest.raises(ConfigError, match=rf"collect\.tune=True: {preset}"):
+        fitted(load(preset, env="probe/clock", **{"collect.tune": True}))
 
 
 @pytest.mark.slow

@@ -126,7 +126,8 @@ class Collect:
     """Parallel environments."""
     tune: bool = False
     """Before training, measure whether this device collects faster with twice, four or eight times as many
-    environments, and take the fastest; gradient steps per transition stay as they are."""
+    environments, and take the fastest; gradient steps per transition stay as they are. Not for
+    learners that take in whole collections (MAPPO, IPPO, DOP)."""
     length: int = 128
     """Steps in a packed sequence (stream only)."""
     fresh_starts: int = 8
