@@ -2,7 +2,7 @@
 
     python benchmarks/differential.py --seeds 1000             # the table
     python benchmarks/differential.py --presets fop --seeds 64
-    python benchmarks/differential.py --ablations --seeds 128  # of FOP
+    python benchmarks/differential.py --ablations --seeds 64   # of FOP
 
 Every row is one jitted program over all its seeds: 20,000 plays each. A seed counts as optimal when both
 greedy actions end within 0.5 of 5. Writes results/differential.json after each row, where rows not asked

@@ -10,14 +10,15 @@ cd "$(dirname "$0")/.."
 OUT=$(realpath -m "${OUT:-benchmarks/results/gpu}")
 mkdir -p "$OUT"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" ME_IGM_CACHE="$OUT/.cache"
-unset XLA_PYTHON_CLIENT_PREALLOCATE
 PYTHON=${PYTHON:-python3}
 UNITS=smax/smacv2_5_units
 
 if [ "${QUICK:-}" ]; then
-  seeds="1 2" many=2 all=2 envs="4 8" iterations=1 rounds=1 steps=4096 small="replay.capacity=64 replay.batch=8"
+  seeds="1 2" many=2 all=2 envs="4 8" iterations=1 rounds=1 small="replay.capacity=64 replay.batch=8"
+  papers="--run.seeds 2 --replay.batch 8 --replay.capacity 64 --run.total-steps 4096"
 else
-  seeds="1 8 32 64" many=32 all=256 envs="64 512 4096" iterations=8 rounds=5 steps=500000 small=""
+  seeds="1 8 32 64" many=32 all=256 envs="64 512 4096" iterations=8 rounds=5 small=""
+  papers="--run.seeds 64 --replay.batch 128 --replay.capacity 5000 --run.total-steps 500000"
 fi
 
 step() {  # name, minutes, command...
@@ -45,13 +46,11 @@ if [ "${JAXMARL:-}" ]; then
 fi
 speed seeds me_qmix "$seeds"
 speed bfloat16 me_qmix $many net.operands=bfloat16
-speed more_environments me_qmix $many collect.envs=64
+speed more_environments me_qmix $many collect.envs=64 replay.capacity=4992
 speed states me_qmix $all replay.store=states
 # The papers' hyperparameters: whole episodes, batches of 128 of the last 5,000.
 step papers 8 "$PYTHON" -c 'from me_igm_jax.cli import main; main()' train --preset me_qmix --env $UNITS \
-  --collect.mode episodes --collect.envs 4 --replay.batch $([ "${QUICK:-}" ] && echo 8 || echo 128) \
-  --replay.capacity $([ "${QUICK:-}" ] && echo 64 || echo 5000) --run.seeds $([ "${QUICK:-}" ] && echo 2 || echo 64) \
-  --run.total-steps $steps --run.evals 2 --run.dir "$OUT/.run" --run.no-progress
+  --collect.mode episodes --collect.envs 4 $papers --run.evals 2 --run.dir "$OUT/.run" --run.no-progress
 [ -f "$OUT/.run/summary.json" ] && cp "$OUT/.run/summary.json" "$OUT/papers.json"
 rm -rf "$OUT/.cache" "$OUT/.run"
 ls "$OUT"

@@ -9,7 +9,9 @@ import optax
 from oracle import B, N
 
 from me_igm_jax.algos import make_algorithm
+from me_igm_jax.devices import compiler_options
 from me_igm_jax.envs import make
+from me_igm_jax.train import make_train
 from me_igm_jax.types import Batch
 
 KEY = jax.random.key(3)
@@ -131,6 +133,14 @@ def assert_targets_follow(c, *names):
         for new, old, online in zip(*map(jax.tree.leaves, trees), strict=True):
             wanted = tau * online + (1 - tau) * old
             np.testing.assert_allclose(new, wanted, rtol=0, atol=1e-6 * (tau < 1))
+
+
+def assert_both_seeds_win(config):
+    """Trained on a probe whose best return is 1, both of two seeds end there."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    train = jax.jit(jax.vmap(make_train(config), (0, None)), compiler_options=compiler_options())
+    _, metrics = train(keys, config.hypers)
+    np.testing.assert_array_equal(metrics["return"][:, -1], 1.0)
 
 
 # -- what may be read -----------------------------------------------------------------------------
