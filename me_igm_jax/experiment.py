@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from . import checkpoint, devices, records, replay, tuning
+from . import checkpoint, devices, records, tuning
 from .config import Config, ConfigError, Hypers
 from .diagnostics import game_table
 from .envs import parse_name
+from .memory import fit_replay
 from .presets import sweep as hyper_grid
 from .sinks import open_sinks
-from .train import Program, RunState, make_program
+from .train import Program, RunState
 
 Compiled = Any  # a jax.stages.Compiled
 
@@ -85,7 +85,7 @@ def run(
     mesh = devices.member_mesh(config.run, members.size)
     if config.collect.tune:
         config = tuning.fit_environments(config, members.keys, members.hypers, mesh)
-    config, program, memory = fit_replay(config, members, mesh.size)
+    config, program, memory = fit_replay(config, members.keys, members.hypers, mesh.size)
     lead = devices.is_lead()
     if lead:
         print(memory["text"])
@@ -190,51 +190,6 @@ def compile_program(program: Program, members: Members, mesh, at_a_time: int | N
         c_init, c_evaluate = (x.result() for x in small)
     seconds = time.perf_counter() - begin
     return Steps(Step(init, c_init), Step(epoch, c_epoch), Step(evaluate, c_evaluate), seconds)
-
-
-def fit_replay(config: Config, members: Members, n_devices: int) -> tuple[Config, Program, dict]:
-    """`config` with replay.store=auto decided, its program and its `estimate_memory`.
-
-    Observations are kept where they fit into memory: recomputing them costs time in every update.
-    """
-    if config.replay.store == "auto":
-        observations, states = (
-            replace(config, replay=replace(config.replay, store=store))
-            for store in ("observations", "states")
-        )
-        try:
-            return fit_replay(observations, members, n_devices)
-        except ConfigError:
-            return fit_replay(states, members, n_devices)
-    program = make_program(config)
-    return config, program, estimate_memory(config, program, members, n_devices)
-
-
-def estimate_memory(config: Config, program: Program, members: Members, n_devices: int) -> dict:
-    """Replay and parameter bytes before anything is compiled; raises ConfigError if they cannot fit."""
-    hypers = jax.tree.map(lambda x: x[0], members.hypers)
-    shape = jax.eval_shape(program.init, members.keys[0], hypers)
-    ring = replay.nbytes(shape.ring)
-    learner = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape.learner))
-    # A scan over batches of seeds cannot update its input in place.
-    copies = 1 if config.run.seeds_per_batch is None else 2
-    total, limit = copies * (ring + 2 * learner) * members.size, devices.memory_limit()
-    host = jax.local_devices()[0].platform == "cpu"
-    per_device = total // (jax.process_count() if host else n_devices)
-    text = (
-        f"memory: {members.size} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB "
-        f"learner{', held twice (run.seeds_per_batch)' if copies == 2 else ''} "
-        f"= {total / 2**30:.2f} GiB on {n_devices} {jax.default_backend()} device(s)"
-    )
-    if limit and per_device > 0.9 * limit:
-        capacity = config.replay.capacity * 0.8 * limit / per_device
-        capacity = int(capacity // config.collect.envs * config.collect.envs)
-        raise ConfigError(
-            f"replay.capacity={config.replay.capacity}: {text[8:]}, but there are "
-            f"{limit / 2**30:.1f} GiB; try replay.capacity={capacity}, replay.dtype=bfloat16 "
-            "or fewer run.seeds"
-        )
-    return {"text": text, "replay_bytes_per_seed": ring}
 
 
 # -- the loop -------------------------------------------------------------------------------------

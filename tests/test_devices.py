@@ -10,7 +10,8 @@ import pytest
 
 from me_igm_jax import devices, load
 from me_igm_jax.config import ConfigError
-from me_igm_jax.experiment import fit_replay, make_members
+from me_igm_jax.experiment import make_members
+from me_igm_jax.memory import fit_replay
 
 # A process of its own: the number of CPU devices is settled before JAX first touches one. Seeds go one
 # at a time: eight side by side are other matrix products than one alone, and round otherwise;
@@ -72,7 +73,8 @@ def test_replay_keeps_what_fits(monkeypatch):
     def chosen(gib, store="auto"):
         monkeypatch.setattr(devices, "memory_limit", lambda: int(gib * 2**30))
         config = load("qmix", env="smax/smacv2_5_units", **{"replay.store": store, "run.seeds": 2})
-        return fit_replay(config, make_members(config, {}), 1)[0].replay.store
+        members = make_members(config, {})
+        return fit_replay(config, members.keys, members.hypers, 1)[0].replay.store
 
     assert chosen(16) == "observations"
     assert chosen(1) == "states"

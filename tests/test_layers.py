@@ -35,6 +35,7 @@ LAYERS = [  # a module may import from its own row and from the rows above
         "checkpoint",
         "experiment",
         "launch",
+        "memory",
         "merge",
         "tuning",
         "play",

@@ -1,0 +1,58 @@
+"""What a run needs in memory, known before anything is compiled, and the replay that fits."""
+
+from dataclasses import replace
+
+import jax
+
+from . import devices, replay
+from .config import Config, ConfigError, Hypers
+from .train import Program, make_program
+
+
+def fit_replay(
+    config: Config, keys: jax.Array, hypers: Hypers, n_devices: int
+) -> tuple[Config, Program, dict]:
+    """`config` with replay.store=auto decided, its program and its `estimate_memory`.
+
+    Observations are kept where they fit into memory: recomputing them costs time in every update.
+    """
+    if config.replay.store == "auto":
+        observations, states = (
+            replace(config, replay=replace(config.replay, store=store))
+            for store in ("observations", "states")
+        )
+        try:
+            return fit_replay(observations, keys, hypers, n_devices)
+        except ConfigError:
+            return fit_replay(states, keys, hypers, n_devices)
+    program = make_program(config)
+    return config, program, estimate_memory(config, program, keys, hypers, n_devices)
+
+
+def estimate_memory(
+    config: Config, program: Program, keys: jax.Array, hypers: Hypers, n_devices: int
+) -> dict:
+    """Replay and parameter bytes before anything is compiled; raises ConfigError if they cannot fit."""
+    members = len(keys)
+    shape = jax.eval_shape(program.init, keys[0], jax.tree.map(lambda x: x[0], hypers))
+    ring = replay.nbytes(shape.ring)
+    learner = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape.learner))
+    # A scan over batches of seeds cannot update its input in place.
+    copies = 1 if config.run.seeds_per_batch is None else 2
+    total, limit = copies * (ring + 2 * learner) * members, devices.memory_limit()
+    host = jax.local_devices()[0].platform == "cpu"
+    per_device = total // (jax.process_count() if host else n_devices)
+    text = (
+        f"memory: {members} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB "
+        f"learner{', held twice (run.seeds_per_batch)' if copies == 2 else ''} "
+        f"= {total / 2**30:.2f} GiB on {n_devices} {jax.default_backend()} device(s)"
+    )
+    if limit and per_device > 0.9 * limit:
+        capacity = config.replay.capacity * 0.8 * limit / per_device
+        capacity = int(capacity // config.collect.envs * config.collect.envs)
+        raise ConfigError(
+            f"replay.capacity={config.replay.capacity}: {text[8:]}, but there are "
+            f"{limit / 2**30:.1f} GiB; try replay.capacity={capacity}, replay.dtype=bfloat16 "
+            "or fewer run.seeds"
+        )
+    return {"text": text, "replay_bytes_per_seed": ring}
