@@ -31,14 +31,14 @@ class Trainer:
     def __post_init__(self):
         c = self.config
         jax.config.update("jax_enable_compilation_cache", False)
-        devices.prepare(c.run, c.run.seeds)
+        devices.prepare(c, c.run.seeds)
         self.steps_per_turn = self.iterations * c.collect.envs * self._length() * c.run.seeds
         self.updates_per_turn = self.iterations * c.updates_per_iteration * c.run.seeds
         total = self._length() * c.collect.envs * (c.warmup_iterations + 2 * self.iterations)
         c = override(c, {"run.total_steps": total, "run.evals": 2, "run.eval_episodes": 1})
-        self.members, self.program = make_members(c, {}), make_program(c)
+        self.members, mesh = make_members(c, {}), devices.member_mesh(c, c.run.seeds)
+        self.program = make_program(c, devices.split_of(mesh))
         assert (self.program.epochs, self.program.iterations) == (2, self.iterations)
-        mesh = devices.member_mesh(c.run, self.members.size)
         self.steps = compile_program(self.program, self.members, mesh, c.run.seeds_per_batch)
         self.state: Any = self.steps.init(self.members.keys, self.members.hypers)
         self._epoch(0)

@@ -2,6 +2,7 @@
 
 Members never talk to each other, so the split needs no communication. On a CPU the same mechanism
 runs one member per core: small recurrent networks gain nothing from two threads inside an operation.
+Where there are more devices than members, several can share a member's gradient steps (`split.py`).
 """
 
 import os
@@ -16,7 +17,10 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .config import ConfigError, Run
+from .config import Config, ConfigError, Run
+from .split import ALONE, Split
+
+SHARE = 2048  # transitions of each gradient step that a CPU device should have, to be worth sharing
 
 
 def join(run: Run) -> None:
@@ -40,8 +44,9 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
-def prepare(run: Run, members: int) -> None:
+def prepare(config: Config, members: int) -> None:
     """Process-wide settings; must come before JAX first touches a device. Harmless afterwards."""
+    run = config.run
     if run.deterministic:
         flag = "--xla_gpu_deterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
@@ -51,7 +56,7 @@ def prepare(run: Run, members: int) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     if run.distributed:
         return  # the number of CPU devices is each process's own choice (JAX_NUM_CPU_DEVICES)
-    count = run.devices or cpu_devices(members, cores())
+    count = run.devices or cpu_devices(members, cores()) * devices_per_member(config, members)
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # a device is in use already: keep those there are
@@ -76,18 +81,44 @@ def cpu_devices(members: int, cores: int) -> int:
     return enough[0] if enough[0] <= 4 * cores else 1
 
 
-def member_mesh(run: Run, members: int) -> Mesh:
-    """The devices used, of all processes in turn: as many as divide the members, run.devices at most."""
+def devices_per_member(config: Config, members: int) -> int:
+    """Devices that share each member's gradient steps: what was asked for, else what a CPU could spare."""
+    run, collect, batch = config.run, config.collect, config.replay.batch
+    if run.devices_per_seed:
+        return run.devices_per_seed
+    known = collect.mode == "stream" and config.algo.learner == "value" and not run.distributed
+    if not known or config.algo.weighting == "soft_qmix":
+        return 1
+    most = min((run.devices or cores()) // members, batch * collect.length // SHARE)
+    return max((n for n in range(1, most + 1) if batch % n == 0), default=1)
+
+
+def member_mesh(config: Config, members: int) -> Mesh:
+    """The devices used, of all processes in turn, run.devices at most; axes ("member", "batch").
+
+    As many as divide the members along the first, as many as share a member along the second.
+    """
+    run, sharing = config.run, devices_per_member(config, members)
     processes = [[d for d in jax.devices() if d.process_index == p] for p in range(jax.process_count())]
     available = [d for turn in zip_longest(*processes) for d in turn if d is not None]
     limit = run.devices or len(available)
     if limit > len(available):
         raise ConfigError(f"run.devices={limit}: only {len(available)} are there")
-    count = max(d for d in range(1, limit + 1) if members % d == 0)
+    if run.devices_per_seed is None and (limit < sharing or available[0].platform != "cpu"):
+        sharing = 1
+    if sharing > limit:
+        raise ConfigError(f"run.devices_per_seed={sharing}: only {limit} device(s) are there")
+    count = max(d for d in range(1, limit // sharing + 1) if members % d == 0)
     if count < len(processes):
         text = f"{members} members cannot be divided so that each of {len(processes)} processes has some"
         raise ConfigError(f"run.distributed=True: {text}")
-    return Mesh(np.array(available[:count]), ("member",))
+    return Mesh(np.array(available[: count * sharing]).reshape(count, sharing), ("member", "batch"))
+
+
+def split_of(mesh: Mesh) -> Split:
+    """How the devices of `mesh` share gradient steps."""
+    parts = mesh.shape["batch"]
+    return Split("batch", parts) if parts > 1 else ALONE
 
 
 def over_members(

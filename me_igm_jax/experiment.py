@@ -4,6 +4,7 @@ Nothing here is traced. One run directory holds config.yaml, manifest.json, metr
 summary.json, marl_eval.json and checkpoints/.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -80,12 +81,12 @@ def run(
         raise ConfigError(f"run.dir={directory}: is not empty; give another or --resume it")
     grid = grid or {}
     devices.join(config.run)
-    devices.prepare(config.run, config.run.seeds * int(np.prod([len(v) for v in grid.values()])))
-    members = make_members(config, grid)
-    mesh = devices.member_mesh(config.run, members.size)
+    count = config.run.seeds * math.prod(map(len, grid.values()))
+    devices.prepare(config, count)
+    members, mesh = make_members(config, grid), devices.member_mesh(config, count)
     if config.collect.tune:
         config = tuning.fit_environments(config, members.keys, members.hypers, mesh)
-    config, program, memory = fit_replay(config, members.keys, members.hypers, mesh.size)
+    config, program, memory = fit_replay(config, members.keys, members.hypers, mesh)
     lead = devices.is_lead()
     if lead:
         print(memory["text"])

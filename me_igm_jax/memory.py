@@ -3,15 +3,14 @@
 from dataclasses import replace
 
 import jax
+from jax.sharding import Mesh
 
 from . import devices, replay
 from .config import Config, ConfigError, Hypers
 from .train import Program, make_program
 
 
-def fit_replay(
-    config: Config, keys: jax.Array, hypers: Hypers, n_devices: int
-) -> tuple[Config, Program, dict]:
+def fit_replay(config: Config, keys: jax.Array, hypers: Hypers, mesh: Mesh) -> tuple[Config, Program, dict]:
     """`config` with replay.store=auto decided, its program and its `estimate_memory`.
 
     Observations are kept where they fit into memory: recomputing them costs time in every update.
@@ -22,30 +21,29 @@ def fit_replay(
             for store in ("observations", "states")
         )
         try:
-            return fit_replay(observations, keys, hypers, n_devices)
+            return fit_replay(observations, keys, hypers, mesh)
         except ConfigError:
-            return fit_replay(states, keys, hypers, n_devices)
-    program = make_program(config)
-    return config, program, estimate_memory(config, program, keys, hypers, n_devices)
+            return fit_replay(states, keys, hypers, mesh)
+    program = make_program(config, devices.split_of(mesh))
+    return config, program, estimate_memory(config, program, keys, hypers, mesh)
 
 
-def estimate_memory(
-    config: Config, program: Program, keys: jax.Array, hypers: Hypers, n_devices: int
-) -> dict:
+def estimate_memory(config: Config, program: Program, keys: jax.Array, hypers: Hypers, mesh: Mesh) -> dict:
     """Replay and parameter bytes before anything is compiled; raises ConfigError if they cannot fit."""
     members = len(keys)
     shape = jax.eval_shape(program.init, keys[0], jax.tree.map(lambda x: x[0], hypers))
     ring = replay.nbytes(shape.ring)
     learner = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape.learner))
     # A scan over batches of seeds cannot update its input in place.
-    copies = 1 if config.run.seeds_per_batch is None else 2
-    total, limit = copies * (ring + 2 * learner) * members, devices.memory_limit()
+    twice, sharing = config.run.seeds_per_batch is not None, mesh.shape["batch"]
+    total, limit = (1 + twice) * sharing * (ring + 2 * learner) * members, devices.memory_limit()
     host = jax.local_devices()[0].platform == "cpu"
-    per_device = total // (jax.process_count() if host else n_devices)
+    per_device = total // (jax.process_count() if host else mesh.size)
     text = (
-        f"memory: {members} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB "
-        f"learner{', held twice (run.seeds_per_batch)' if copies == 2 else ''} "
-        f"= {total / 2**30:.2f} GiB on {n_devices} {jax.default_backend()} device(s)"
+        f"memory: {members} x {ring / 2**20:.1f} MiB replay + {learner / 2**20:.1f} MiB learner"
+        f"{', held twice (run.seeds_per_batch)' if twice else ''}"
+        f"{f', on each of the {sharing} devices of a seed (run.devices_per_seed)' if sharing > 1 else ''} "
+        f"= {total / 2**30:.2f} GiB on {mesh.size} {jax.default_backend()} device(s)"
     )
     if limit and per_device > 0.9 * limit:
         capacity = config.replay.capacity * 0.8 * limit / per_device

@@ -27,7 +27,7 @@ def load_run(directory: str | Path) -> tuple[Program, Learner]:
     if checkpoint.latest(directory) is None:
         hint = "; its jobs do: me-igm merge it first" if (directory / "jobs").is_dir() else ""
         raise ConfigError(f"{directory}: holds no checkpoint{hint}")
-    devices.prepare(config.run, 1)
+    devices.prepare(config, 1)
     members, program = make_members(config, grid), make_program(config)
     shape = jax.eval_shape(jax.vmap(program.algo.init), members.keys, members.hypers)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -7,6 +7,8 @@ import distrax
 import jax
 import jax.numpy as jnp
 
+from .split import ALONE, Split
+
 _NEVER = -1e9  # finite, so that an all-unavailable row gives numbers and not NaN
 
 
@@ -27,14 +29,14 @@ def floored(policy: distrax.Categorical, avail: jax.Array, eps: jax.Array | floa
     return distrax.Categorical(logits=jnp.logaddexp(jnp.log1p(-eps) + logits, jnp.log(eps) + uniform))
 
 
-def sample(key: jax.Array, policy: distrax.Categorical) -> jax.Array:
+def sample(key: jax.Array, policy: distrax.Categorical, split: Split = ALONE) -> jax.Array:
     """One action per distribution, by the inverse of the cumulative distribution.
 
     One uniform number each, where the Gumbel trick needs one per action: a tenth of an update on a
     CPU. Compared with (0, total], the draw can never land on an action of probability zero.
     """
     cumulative = jnp.cumsum(policy.probs, axis=-1)
-    u = jax.random.uniform(key, cumulative.shape[:-1])
+    u = split.uniform(key, cumulative.shape[:-1])
     draw = cumulative[..., -1] * (1 - u)
     return (cumulative < draw[..., None]).sum(-1)
 

@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from .split import ALONE, Split
 from .types import Batch, TimeStep
 
 
@@ -34,9 +35,9 @@ def add(ring: Batch, batch: Batch, position: jax.Array | int, dtype: str = "floa
     )
 
 
-def sample(ring: Batch, key: jax.Array, filled: jax.Array | int, batch: int) -> Batch:
-    """`batch` sequences drawn uniformly, with replacement, from the first `filled` slots."""
-    slots = jax.random.randint(key, (batch,), 0, filled)
+def sample(ring: Batch, key: jax.Array, filled: jax.Array | int, batch: int, split: Split = ALONE) -> Batch:
+    """`batch` sequences drawn uniformly, with replacement, from the `filled` slots; or a part of them."""
+    slots = split.own(jax.random.randint(key, (batch,), 0, filled))
     return unpack(jax.tree.map(lambda r: jnp.take(r, slots, axis=1, mode="clip"), ring))
 
 

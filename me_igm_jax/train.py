@@ -32,6 +32,7 @@ from .envs import make
 from .evaluate import evaluate, summarise
 from .policies import linear_schedule
 from .rollout import collect_episodes, collect_stream, explorer
+from .split import ALONE, Split
 from .types import Algorithm, Batch, Env, Learner, Metrics
 
 
@@ -62,10 +63,13 @@ class Program(NamedTuple):
     iterations: int  # of one epoch
 
 
-def make_program(config: Config) -> Program:
-    """Compose environment, algorithm, replay and evaluation as `config` says."""
+def make_program(config: Config, split: Split = ALONE) -> Program:
+    """Compose environment, algorithm, replay and evaluation as `config` says.
+
+    Devices that `split` gradient steps run it together, each with the same state.
+    """
     env = make(config)
-    algo = make_algorithm(config, env.spec)
+    algo = make_algorithm(config, env.spec, split)
     cfg, run = config.collect, config.run
     snapshots = config.replay.store == "states"
     slots = config.replay.capacity // cfg.envs
@@ -82,7 +86,7 @@ def make_program(config: Config) -> Program:
             batch = collect_stream(env, carry, act, key, cfg.envs, cfg.length, cfg.fresh_starts, **how)
         return batch._replace(reward=hypers.reward_scale * batch.reward)
 
-    def draw(ring: Batch, i: jax.Array, key: jax.Array, size: int) -> Batch:
+    def draw(ring: Batch, i: jax.Array, key: jax.Array, size: int, split: Split = ALONE) -> Batch:
         """What the algorithm learns from after collection i, snapshots expanded to what was seen.
 
         Fresh data are read back from replay, so that they are rounded as older data are.
@@ -92,7 +96,7 @@ def make_program(config: Config) -> Program:
             parts.append(replay.latest(ring, (i % slots) * cfg.envs, cfg.envs))
         if algo.data != "fresh":
             filled = jnp.minimum(i + 1, slots) * cfg.envs
-            parts.append(replay.sample(ring, key, filled, size))
+            parts.append(replay.sample(ring, key, filled, size, split))
         batch = jax.tree.map(lambda *xs: jnp.concatenate(xs, axis=1), *parts)
         return batch._replace(steps=jax.vmap(jax.vmap(env.expand))(batch.steps)) if snapshots else batch
 
@@ -120,7 +124,7 @@ def make_program(config: Config) -> Program:
     def update(state: RunState, i: jax.Array, hypers: Hypers) -> tuple[RunState, Metrics]:
         """One gradient step after collection i."""
         key, sample_key, update_key = jax.random.split(state.key, 3)
-        batch = draw(state.ring, i, sample_key, config.replay.batch)
+        batch = draw(state.ring, i, sample_key, config.replay.batch, split)
         learner, metrics = algo.update(state.learner, batch, update_key, state.env_steps, hypers)
         return state._replace(learner=learner, key=key), metrics
 

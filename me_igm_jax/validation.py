@@ -34,6 +34,9 @@ def validate(config: Config) -> Config:
         check(value > 0, f"hypers.{key}", value, "must be positive")
 
     a, c, r = config.algo, config.collect, config.replay
+    n = run.devices_per_seed or 1
+    check(r.batch % n == 0, "run.devices_per_seed", n, f"must divide replay.batch={r.batch}")
+    check(n == 1 or not run.distributed, "run.devices_per_seed", n, "must be 1 with run.distributed")
     for ok, field, rule in (
         (a.opt_layers in (1, 2), "opt_layers", "is 1 or 2"),
         (a.transform == "identity" or a.policy == "softmax", "policy", "must be softmax with a transform"),

@@ -12,10 +12,11 @@ from me_igm_jax import devices, load
 from me_igm_jax.config import ConfigError
 from me_igm_jax.experiment import make_members
 from me_igm_jax.memory import fit_replay
+from me_igm_jax.split import Split
+from me_igm_jax.train import make_program
 
 # A process of its own: the number of CPU devices is settled before JAX first touches one. Seeds go one
-# at a time: eight side by side are other matrix products than one alone, and round otherwise;
-# what is left is the last bit of a scalar.
+# at a time: eight side by side are other matrix products than one alone, and round otherwise.
 PROGRAM = textwrap.dedent("""
     import json, sys
     import jax, jax.numpy as jnp, numpy as np
@@ -23,13 +24,16 @@ PROGRAM = textwrap.dedent("""
     from me_igm_jax.experiment import compile_program, make_members
     from me_igm_jax.train import make_program
 
+    seeds, count, sharing = map(int, sys.argv[1:])
     config = load("me_qmix", env="probe/match", **{
-        "run.seeds": 8, "run.devices": int(sys.argv[1]), "run.total_steps": 400, "run.evals": 2,
-        "run.eval_episodes": 4, "collect.envs": 8, "replay.batch": 8, "replay.capacity": 64,
+        "run.seeds": seeds, "run.devices": count, "run.devices_per_seed": sharing, "run.total_steps": 400,
+        "run.evals": 2, "run.eval_episodes": 4,
+        "collect.envs": 8, "replay.batch": 8, "replay.capacity": 64,
     })
-    devices.prepare(config.run, 8)
-    members, mesh = make_members(config, {}), devices.member_mesh(config.run, 8)
-    steps = compile_program(make_program(config), members, mesh, at_a_time=1)
+    devices.prepare(config, seeds)
+    members, mesh = make_members(config, {}), devices.member_mesh(config, seeds)
+    program = make_program(config, devices.split_of(mesh))
+    steps = compile_program(program, members, mesh, at_a_time=1)
     state = steps.init(members.keys, members.hypers)
     state, metrics = steps.epoch(state, jnp.int32(0), members.hypers)
     played = steps.play(state, 6)
@@ -43,21 +47,31 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def trained(count: int) -> dict:
-    command = [sys.executable, "-c", PROGRAM, str(count)]
+def trained(seeds: int, count: int, sharing: int) -> dict:
+    command = [sys.executable, "-c", PROGRAM, *map(str, (seeds, count, sharing))]
     found = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stderr[-2000:]
     return json.loads(found.stdout.splitlines()[-1])
 
 
 def test_eight_devices_are_one_without_communication():
-    one, eight = trained(1), trained(8)
+    one, eight = trained(8, 1, 1), trained(8, 8, 1)
     assert (one["devices"], eight["devices"]) == (1, 8)
     assert eight["collectives"] == []
     assert np.shape(one["metrics"]["return"]) == (8, 6)
     assert len(np.unique(one["metrics"]["q_tot"])) == 8
     for name, values in one["metrics"].items():
+        # What is left is the last bit of a scalar.
         np.testing.assert_allclose(eight["metrics"][name], values, rtol=1e-6, err_msg=name)
+
+
+def test_devices_that_share_seeds_give_what_one_each_gives():
+    """Two seeds on four devices, two of which share each: only sums over the batch are exchanged."""
+    alone, shared = trained(2, 2, 1), trained(2, 4, 2)
+    assert (alone["devices"], shared["devices"]) == (2, 4)
+    assert (alone["collectives"], shared["collectives"]) == ([], ["all-reduce"])
+    for name, values in alone["metrics"].items():
+        np.testing.assert_allclose(shared["metrics"][name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +81,40 @@ def test_a_cpu_device_for_each_core(members, cores, expected):
     assert devices.cpu_devices(members, cores) == expected
 
 
+@pytest.mark.parametrize(
+    "cores, members, setting, expected",
+    [
+        (2, 1, {}, 2),
+        (2, 2, {}, 1),
+        (8, 2, {}, 2),  # each has 2,048 of the 4,096 transitions of a step
+        (8, 2, {"replay.batch": 64}, 4),
+        (8, 1, {"replay.batch": 33}, 1),  # no share of it is whole
+        (8, 1, {"run.devices": 1}, 1),
+        (2, 2, {"run.devices_per_seed": 4}, 4),
+        (2, 1, {"preset": "fop"}, 1),
+    ],
+)
+def test_idle_cores_share_seeds(monkeypatch, cores, members, setting, expected):
+    monkeypatch.setattr(devices, "cores", lambda: cores)
+    overrides = {k: v for k, v in setting.items() if k != "preset"}
+    config = load(setting.get("preset", "me_qmix"), env="smax/smacv2_5_units", **overrides)
+    assert devices.devices_per_member(config, members) == expected
+
+
+def test_what_cannot_be_shared_is_refused():
+    def refused(preset, env, **overrides):
+        config = load(preset, env=env, **overrides | {"run.devices_per_seed": 2})
+        with pytest.raises(ConfigError, match=r"run\.devices_per_seed=2") as error:
+            make_program(config, Split("batch", 2))
+            devices.member_mesh(config, 1)
+        return str(error.value)
+
+    assert "fop" in refused("fop", "probe/match")
+    assert "qmix" in refused("qmix", "differential/mtq")
+    assert "soft_qmix" in refused("soft_qmix_released", "matrix/qtran")
+    assert "only" in refused("qmix", "probe/match", **{"run.devices": 1})
+
+
 def test_replay_keeps_what_fits(monkeypatch):
     """Observations if there is room, else states; what is asked for stays; nothing fits: one clear line."""
 
@@ -74,7 +122,8 @@ def test_replay_keeps_what_fits(monkeypatch):
         monkeypatch.setattr(devices, "memory_limit", lambda: int(gib * 2**30))
         config = load("qmix", env="smax/smacv2_5_units", **{"replay.store": store, "run.seeds": 2})
         members = make_members(config, {})
-        return fit_replay(config, members.keys, members.hypers, 1)[0].replay.store
+        mesh = devices.member_mesh(config, 1)
+        return fit_replay(config, members.keys, members.hypers, mesh)[0].replay.store
 
     assert chosen(16) == "observations"
     assert chosen(1) == "states"

@@ -23,6 +23,7 @@ LAYERS = [  # a module may import from its own row and from the rows above
         "policies",
         "returns",
         "replay",
+        "split",
         "stats",
         "envs",
     },
@@ -46,7 +47,7 @@ LAYERS = [  # a module may import from its own row and from the rows above
 ]
 HOST_ONLY = {"os", "time", "pathlib", "logging", "subprocess", "tqdm", "orbax", "matplotlib"}
 TRACED = {"types", "boxes", "precision", "recurrent", "nets", "mixers", "transforms", "policies", "returns",
-          "replay", "algos", "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
+          "replay", "split", "algos", "rollout", "evaluate", "diagnostics", "train", "envs"}  # fmt: skip
 
 
 def modules():

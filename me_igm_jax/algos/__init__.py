@@ -2,6 +2,7 @@
 
 from ..config import Config, ConfigError
 from ..precision import with_operands
+from ..split import ALONE, Split
 from ..types import Algorithm, EnvSpec
 from .ddpg import make_ddpg
 from .dop import make_dop
@@ -16,12 +17,20 @@ from .value import make_value
 from .value_continuous import make_value_continuous
 
 
-def make_algorithm(config: Config, spec: EnvSpec) -> Algorithm:
-    """The algorithm that `config` describes, for environments of shape `spec`."""
+def make_algorithm(config: Config, spec: EnvSpec, split: Split = ALONE) -> Algorithm:
+    """The algorithm that `config` describes, for environments of shape `spec`; its updates see a part of
+    each batch where devices `split` them.
+    """
     kind, learners = ("continuous", CONTINUOUS) if spec.continuous else ("discrete", DISCRETE)
     if config.algo.learner not in learners:
         raise ConfigError(f"env '{spec.name}': its actions are {kind}, {config.preset}'s are not")
-    algorithm = learners[config.algo.learner](config, spec)
+    make = learners[config.algo.learner]
+    if split == ALONE:
+        algorithm = make(config, spec)
+    elif make is make_value and config.algo.weighting != "soft_qmix":
+        algorithm = make_value(config, spec, split)
+    else:  # a mean of theirs is not one over the parts' real transitions
+        raise ConfigError(f"run.devices_per_seed={split.parts}: not for {config.preset} on {spec.name}")
     functions = {k: f for k, f in algorithm._asdict().items() if callable(f)}
     return algorithm._replace(**{k: with_operands(config.net.operands, f) for k, f in functions.items()})
 

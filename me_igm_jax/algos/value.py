@@ -14,6 +14,7 @@ from ..config import Config, Hypers
 from ..mixers import CentralMixer, make_mixer
 from ..policies import epsilon_greedy, greedy_action, linear_schedule, masked, sample, softmax_policy
 from ..returns import lambda_return, masked_mean
+from ..split import ALONE, Split
 from ..transforms import make_local, make_transform
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
 from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
@@ -36,7 +37,7 @@ class Targets(NamedTuple):
     entropy: jax.Array  # [T, B] exact joint entropy of the current policy
 
 
-def make_value(config: Config, spec: EnvSpec) -> Algorithm:
+def make_value(config: Config, spec: EnvSpec, split: Split = ALONE) -> Algorithm:
     """Build the learner that `config.algo` describes, for environments of shape `spec`.
 
     Losses (ME-IGM Eqs. 8, 9, 11; see docs/algorithms.md for what is taken from paper or code):
@@ -103,7 +104,7 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         if spec.one_step:
             return Targets(batch.reward, jnp.broadcast_to(entropy, batch.reward.shape))
         if soft:
-            action = sample(key, policy)
+            action = sample(key, policy, split)
             h = {
                 "sample": -policy.log_prob(action).sum(-1),
                 "exact": entropy,
@@ -158,8 +159,9 @@ def make_value(config: Config, spec: EnvSpec) -> Algorithm:
         grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
         (d_qs, d_heads), metrics = grad(qs, heads, batch, goal.q_tot, hypers)
         grads = {**pull_back(d_qs)[0], **d_heads}
-        tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
         entropy = masked_mean(goal.entropy, batch.mask)
+        grads, metrics, entropy = split.merged((grads, metrics, entropy), batch.mask)
+        tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
         learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
         return learner, metrics | taken
 

@@ -178,6 +178,9 @@ class Run:
     """Run directory; by default runs/<preset>-<env>-<time>."""
     devices: int | None = None
     """Devices to spread the seeds over; by default all accelerators, or a CPU device per core."""
+    devices_per_seed: int | None = None
+    """Devices that share each gradient step of a seed, a part of the batch each, and do all else alike. By
+    default CPU cores that would have no seed, where the batch is large enough; else 1."""
     distributed: bool = False
     """Several processes form one run, found from the cluster's environment (SLURM, Open MPI) or from
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
