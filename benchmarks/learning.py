@@ -1,4 +1,4 @@
-"""The learning curves that the README and the notes quote, against environment steps and seconds.
+"""The learning curves that docs/results.md and the notes quote, against environment steps and seconds.
 
     python benchmarks/learning.py smax_smacv2_5_units
 
@@ -57,6 +57,11 @@ SUITES = {
     "precision": {
         operands: f"--preset me_qmix {LEARNS} --net.recurrent --net.layers 1 --net.operands {operands}"
         for operands in ("float32", "bfloat16")
+    },
+    # What is kept of each instant: what was seen, or a sixteenth of that, which it is computed from again.
+    "replay": {
+        store: f"--preset me_qmix {SHORT} --run.final-eval-episodes 512 --replay.store {store}"
+        for store in ("observations", "states")
     },
     "collectors": {
         "stream": f"--preset me_qmix {SHORT}",

@@ -1,6 +1,6 @@
 """How fast training runs once it runs: presets x environments x seeds in one call.
 
-    python benchmarks/speed.py                                                 # the table of the README
+    python benchmarks/speed.py                                         # the table of docs/results.md
     python benchmarks/speed.py --presets me_qmix --envs smax/smacv2_5_units --seeds 1 2 4 8 16 32
 
 Every row is a process of its own, which compiles with empty caches, goes through the warm-up and then

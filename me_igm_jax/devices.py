@@ -86,8 +86,9 @@ def devices_per_member(config: Config, members: int) -> int:
     run, collect, batch = config.run, config.collect, config.replay.batch
     if run.devices_per_seed:
         return run.devices_per_seed
-    known = collect.mode == "stream" and config.algo.learner == "value" and not run.distributed
-    if not known or config.algo.weighting == "soft_qmix":
+    # Only what is a scan of small operations: those of a large batch without a GRU use all cores anyway.
+    small = config.net.recurrent and collect.mode == "stream"
+    if not small or config.algo.learner != "value" or run.distributed:
         return 1
     most = min((run.devices or cores()) // members, batch * collect.length // SHARE)
     return max((n for n in range(1, most + 1) if batch % n == 0), default=1)

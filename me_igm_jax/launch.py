@@ -148,6 +148,8 @@ def launch(config: Config, grid: Grid, jobs: int, launcher: str, slurm: dict[str
     if config.run.distributed:
         raise ConfigError("run.distributed=True: joins processes into one run; it takes no --launcher")
     config = config if config.run.dir else records.default_directory(config)
+    if launcher == "local" and config.run.devices_per_seed is None:  # no core is idle beside other jobs
+        config = replace(config, run=replace(config.run, devices_per_seed=1))
     directory = Path(str(config.run.dir))
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"run.dir={directory}: is not empty; give another or --resume it")

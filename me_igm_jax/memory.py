@@ -48,9 +48,9 @@ def estimate_memory(config: Config, program: Program, keys: jax.Array, hypers: H
     if limit and per_device > 0.9 * limit:
         capacity = config.replay.capacity * 0.8 * limit / per_device
         capacity = int(capacity // config.collect.envs * config.collect.envs)
+        smaller = "" if config.replay.store == "states" else "replay.store=states, "
         raise ConfigError(
             f"replay.capacity={config.replay.capacity}: {text[8:]}, but there are "
-            f"{limit / 2**30:.1f} GiB; try replay.capacity={capacity}, replay.dtype=bfloat16 "
-            "or fewer run.seeds"
+            f"{limit / 2**30:.1f} GiB; try {smaller}replay.capacity={capacity} or fewer run.seeds"
         )
     return {"text": text, "replay_bytes_per_seed": ring}

@@ -55,6 +55,8 @@ def validate(config: Config) -> Config:
         r.capacity % c.envs == 0, "replay.capacity", r.capacity,
         f"must be a multiple of collect.envs={c.envs}",
     )  # fmt: skip
+    rule = "replay.store=states keeps no observations that could be rounded"
+    check(r.store != "states" or r.dtype == "float32", "replay.dtype", r.dtype, rule)
     warmup = r.batch if r.warmup is None else r.warmup
     check(
         1 <= warmup <= r.capacity, "replay.warmup", warmup,

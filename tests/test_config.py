@@ -72,6 +72,7 @@ def test_merge_order(tmp_path, monkeypatch):
     ({"collect.envs": 5}, "multiple"),
     ({"replay.capacity": 30}, "multiple"),
     ({"replay.warmup": 10**6}, "replay.capacity"),
+    ({"replay.store": "states", "replay.dtype": "bfloat16"}, "keeps no observations"),
     ({"algo.transform": "opt", "algo.policy": "epsilon_greedy"}, "softmax"),
     ({"algo.qatten_heads": 0}, "algo.qatten_heads=0.*at least 1"),
     ({"algo.weighting": "centrally"}, "algo.weighting=centrally.*algo.central_critic"),

@@ -92,6 +92,7 @@ def test_a_cpu_device_for_each_core(members, cores, expected):
         (8, 1, {"run.devices": 1}, 1),
         (2, 2, {"run.devices_per_seed": 4}, 4),
         (2, 1, {"preset": "fop"}, 1),
+        (2, 1, {"net.recurrent": False}, 1),
     ],
 )
 def test_idle_cores_share_seeds(monkeypatch, cores, members, setting, expected):

@@ -129,7 +129,8 @@ class Collect:
     environments, and take the fastest; gradient steps per transition stay as they are. Not for
     learners that take in whole collections (MAPPO, IPPO, DOP)."""
     length: int = 128
-    """Steps in a packed sequence (stream only)."""
+    """Steps in a packed sequence (stream only). Each begins with a new episode, so what comes later in
+    longer episodes is never learned from."""
     fresh_starts: int = 8
     """Start states prepared for each sequence (stream only); they are reused if more are needed."""
     episodes_per_update: int = 4
@@ -180,7 +181,7 @@ class Run:
     """Devices to spread the seeds over; by default all accelerators, or a CPU device per core."""
     devices_per_seed: int | None = None
     """Devices that share each gradient step of a seed, a part of the batch each, and do all else alike. By
-    default CPU cores that would have no seed, where the batch is large enough; else 1."""
+    default CPU cores that would have no seed, for a recurrent network and a large batch; else 1."""
     distributed: bool = False
     """Several processes form one run, found from the cluster's environment (SLURM, Open MPI) or from
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
