@@ -39,7 +39,7 @@ class Trainer:
         self.members, mesh = make_members(c, {}), devices.member_mesh(c, c.run.seeds)
         self.program = make_program(c, devices.split_of(mesh))
         assert (self.program.epochs, self.program.iterations) == (2, self.iterations)
-        self.steps = compile_program(self.program, self.members, mesh, c.run.seeds_per_batch)
+        self.steps = compile_program(self.program, self.members, mesh, devices.seeds_at_a_time(c.run))
         self.state: Any = self.steps.init(self.members.keys, self.members.hypers)
         self._epoch(0)
 

@@ -122,6 +122,11 @@ def split_of(mesh: Mesh) -> Split:
     return Split("batch", parts) if parts > 1 else ALONE
 
 
+def seeds_at_a_time(run: Run) -> int | None:
+    """Members that a device trains side by side, None being all: on a CPU run.seeds_per_batch."""
+    return run.seeds_per_batch if jax.default_backend() == "cpu" else None
+
+
 def over_members(
     f: Callable, mesh: Mesh, shared: tuple[int, ...] = (), at_a_time: int | None = None
 ) -> Callable:

@@ -93,7 +93,7 @@ def run(
     keys, hypers = devices.put((members.keys, members.hypers), mesh)
     members = members._replace(keys=keys, hypers=hypers)
 
-    steps = compile_program(program, members, mesh, config.run.seeds_per_batch)
+    steps = compile_program(program, members, mesh, devices.seeds_at_a_time(config.run))
     directory.mkdir(parents=True, exist_ok=True)
     if lead and not resume:
         records.write_config(directory, config, grid)

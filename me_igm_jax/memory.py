@@ -35,7 +35,7 @@ def estimate_memory(config: Config, program: Program, keys: jax.Array, hypers: H
     ring = replay.nbytes(shape.ring)
     learner = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shape.learner))
     # A scan over batches of seeds cannot update its input in place.
-    twice, sharing = config.run.seeds_per_batch is not None, mesh.shape["batch"]
+    twice, sharing = devices.seeds_at_a_time(config.run) is not None, mesh.shape["batch"]
     total, limit = (1 + twice) * sharing * (ring + 2 * learner) * members, devices.memory_limit()
     host = jax.local_devices()[0].platform == "cpu"
     per_device = total // (jax.process_count() if host else mesh.size)

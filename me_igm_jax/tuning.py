@@ -68,7 +68,7 @@ def steps_per_second(config: Config, keys: jax.Array, hypers: Hypers, mesh) -> f
     over = partial(devices.over_members, mesh=mesh)
     compiled = partial(jax.jit, compiler_options=devices.compiler_options())
     learners = compiled(over(program.algo.init))(keys, hypers)
-    collect = compiled(over(collect, at_a_time=config.run.seeds_per_batch))
+    collect = compiled(over(collect, at_a_time=devices.seeds_at_a_time(config.run)))
     batch = jax.block_until_ready(collect(learners, keys, hypers))
     seconds = []
     for _ in range(3):

@@ -81,6 +81,12 @@ def test_a_cpu_device_for_each_core(members, cores, expected):
     assert devices.cpu_devices(members, cores) == expected
 
 
+@pytest.mark.parametrize("platform, expected", [("cpu", 16), ("gpu", None)])
+def test_small_batches_of_seeds_are_for_cpus(monkeypatch, platform, expected):
+    monkeypatch.setattr(devices.jax, "default_backend", lambda: platform)
+    assert devices.seeds_at_a_time(load("me_qmix", env="matrix/qtran").run) == expected
+
+
 @pytest.mark.parametrize(
     "cores, members, setting, expected",
     [

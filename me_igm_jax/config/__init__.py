@@ -186,8 +186,8 @@ class Run:
     """Several processes form one run, found from the cluster's environment (SLURM, Open MPI) or from
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     seeds_per_batch: int | None = None
-    """Seeds that a device trains side by side, batch after batch in each epoch; by default all. Small
-    batches stay in a CPU's cache; the state is then held twice."""
+    """Seeds that a CPU device trains side by side, batch after batch in each epoch; by default all. Small
+    batches stay in its cache; the state is then held twice. Accelerators take all at once."""
     deterministic: bool = False
     """Ask the GPU for reproducible kernels (slower). CPU runs are reproducible anyway."""
     checkpoint_every: int = 0
