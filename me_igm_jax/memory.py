@@ -49,6 +49,7 @@ def estimate_memory(config: Config, program: Program, keys: jax.Array, hypers: H
         capacity = config.replay.capacity * 0.8 * limit / per_device
         capacity = int(capacity // config.collect.envs * config.collect.envs)
         smaller = "" if config.replay.store == "states" else "replay.store=states, "
+        smaller += "run.devices_per_seed=1, " if sharing > 1 else ""
         raise ConfigError(
             f"replay.capacity={config.replay.capacity}: {text[8:]}, but there are "
             f"{limit / 2**30:.1f} GiB; try {smaller}replay.capacity={capacity} or fewer run.seeds"
