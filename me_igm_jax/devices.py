@@ -160,27 +160,23 @@ def over_members(
 
 
 @cache
-def compiler_options(level: int = 1, emitters: bool = True) -> dict[str, str | bool] | None:
-    """On a CPU: LLVM at -O`level`, and XLA's own code for reductions instead of a library's.
+def compiler_options() -> dict[str, str | bool] | None:
+    """On a CPU: LLVM at -O1, and XLA's own code for reductions instead of a library's (engineering notes).
 
-    Without `emitters`, fusions compile in two thirds of the time, and some run longer. All of it changes
-    speed, and results by rounding at most (engineering notes). Options that this XLA lacks are left out.
+    Both change speed, and results by rounding at most. The second has an experimental name, so it is
+    dropped where XLA lacks it.
     """
     if jax.default_backend() != "cpu":
         return None
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": str(level)}
-    wanted: dict[str, str | bool] = {
+    quick: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+    own: dict[str, str | bool] = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     }
-    if not emitters:
-        wanted["xla_cpu_use_fusion_emitters"] = False
-    for name, value in wanted.items():
-        try:
-            jax.jit(lambda x: x).lower(0.0).compile({name: value})
-        except jax.errors.JaxRuntimeError:
-            continue
-        options[name] = value
-    return options
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile(quick | own)
+    except jax.errors.JaxRuntimeError:
+        return quick
+    return quick | own
 
 
 def member_sharding(mesh: Mesh) -> NamedSharding:

@@ -169,8 +169,7 @@ class Steps(NamedTuple):
 def compile_program(program: Program, members: Members, mesh, at_a_time: int | None = None) -> Steps:
     """Compile the three functions ahead of time, at the same time (XLA compiles outside the GIL).
 
-    Tracing is Python and takes turns: the largest comes last, while the others compile, which run too
-    little to be worth optimising.
+    Tracing is Python and takes turns: the largest comes last, while the others compile.
     """
     begin = time.perf_counter()
     put = partial(checkpoint.abstract, sharding=devices.member_sharding(mesh))
@@ -179,14 +178,17 @@ def compile_program(program: Program, members: Members, mesh, at_a_time: int | N
     epoch = devices.over_members(program.epoch, mesh, (1,), at_a_time)
     evaluate = devices.over_members(program.evaluate, mesh, (2,))
     state = put(jax.eval_shape(init, keys, hypers))
-    options = devices.compiler_options
-    with ThreadPoolExecutor(2) as pool:
-        lowered = jax.jit(init).lower(keys, hypers)
-        c_init = pool.submit(lowered.compile, options(level=0, emitters=False))
-        lowered = jax.jit(evaluate).lower(state.learner, state.key, index)
-        c_evaluate = pool.submit(lowered.compile, options(emitters=False))
-        c_epoch = jax.jit(epoch, donate_argnums=0).lower(state, index, hypers).compile(options())
-        c_init, c_evaluate = c_init.result(), c_evaluate.result()
+    options = devices.compiler_options()
+    with ThreadPoolExecutor(3) as pool:
+        small = [
+            pool.submit(lowered.compile, options)
+            for lowered in (
+                jax.jit(init).lower(keys, hypers),
+                jax.jit(evaluate).lower(state.learner, state.key, index),
+            )
+        ]
+        c_epoch = jax.jit(epoch, donate_argnums=0).lower(state, index, hypers).compile(options)
+        c_init, c_evaluate = (x.result() for x in small)
     seconds = time.perf_counter() - begin
     return Steps(Step(init, c_init), Step(epoch, c_epoch), Step(evaluate, c_evaluate), seconds)
 
