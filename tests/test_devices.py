@@ -15,16 +15,16 @@ from me_igm_jax.memory import fit_replay
 from me_igm_jax.split import Split
 from me_igm_jax.train import make_program
 
-# A process of its own: the number of CPU devices is settled before JAX first touches one. Seeds go one
+# Processes of their own: the number of CPU devices is settled before JAX first touches one. Seeds go one
 # at a time: eight side by side are other matrix products than one alone, and round otherwise.
 PROGRAM = textwrap.dedent("""
-    import json
+    import json, sys
     import jax, jax.numpy as jnp, numpy as np
     from me_igm_jax import devices, load
     from me_igm_jax.experiment import compile_program, make_members
     from me_igm_jax.train import make_program
 
-    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
     collectives = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
     def trained(count, sharing):
@@ -46,16 +46,20 @@ PROGRAM = textwrap.dedent("""
             "metrics": {k: np.asarray(v).tolist() for k, v in {**metrics, **played}.items()},
         }
 
-    runs = {"one": trained(1, 1), "eight": trained(8, 1), "shared": trained(8, 2)}
-    print(json.dumps(runs))
+    print(json.dumps([trained(*map(int, pair.split("x"))) for pair in sys.argv[2:]]))
 """)
 
 
 @pytest.fixture(scope="module")
 def runs() -> dict:
-    found = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600)
-    assert found.returncode == 0, found.stderr[-2000:]
-    return json.loads(found.stdout.splitlines()[-1])
+    def trained(*words: str) -> list[dict]:
+        command = [sys.executable, "-c", PROGRAM, *words]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        assert found.returncode == 0, found.stderr[-2000:]
+        return json.loads(found.stdout.splitlines()[-1])
+
+    (one,), (eight, shared) = trained("1", "1x1"), trained("8", "8x1", "8x2")
+    return {"one": one, "eight": eight, "shared": shared}
 
 
 def test_eight_devices_are_one_without_communication(runs):
