@@ -94,7 +94,7 @@ def test_snapshots_are_a_fraction_of_the_size(name, share):
     assert size(True) < share * size(False)
 
 
-@pytest.mark.parametrize("mode", ["episodes", "stream"])
+@pytest.mark.parametrize("mode", [pytest.param("episodes", marks=pytest.mark.slow), "stream"])
 def test_training_on_snapshots_is_training_on_observations(mode):
     """The same updates, from a smaller buffer; recomputed observations may differ by rounding."""
 
