@@ -88,7 +88,8 @@ def devices_per_member(config: Config, members: int) -> int:
         return run.devices_per_seed
     # Only what is a scan of small operations: those of a large batch without a GRU use all cores anyway.
     small = config.net.recurrent and collect.mode == "stream"
-    if not small or config.algo.learner != "value" or run.distributed:
+    mergeable = config.algo.learner == "value" and config.algo.weighting != "soft_qmix"
+    if not small or not mergeable or run.distributed:
         return 1
     most = min((run.devices or cores()) // members, batch * collect.length // SHARE)
     return max((n for n in range(1, most + 1) if batch % n == 0), default=1)

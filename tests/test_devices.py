@@ -105,6 +105,7 @@ def test_small_batches_of_seeds_are_for_cpus(monkeypatch, platform, expected):
         (8, 1, {"run.devices": 1}, 1),
         (2, 2, {"run.devices_per_seed": 4}, 4),
         (2, 1, {"preset": "fop"}, 1),
+        (2, 1, {"preset": "soft_qmix_released"}, 1),
         (2, 1, {"net.recurrent": False}, 1),
     ],
 )
