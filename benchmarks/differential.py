@@ -13,9 +13,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from runs import DEVICE, train, update_table
 
-from me_igm_jax import stats
+from me_igm_jax.runner import statistics
+from runs import DEVICE, train, update_table
 
 OUT = Path(__file__).parent / "results" / "differential.json"
 PATHS = 8  # seeds whose way through the game is kept
@@ -33,7 +33,7 @@ ROWS = {
 }
 # FOP with one thing changed: DOP's decomposition, other temperatures or none (its paper's Figure 3).
 ABLATIONS = {
-    "fop_linear": "--preset fop --fop.form linear",
+    "fop_linear": "--preset fop --algo.form linear",
     "fop_no_entropy": "--preset fop --algo.temperature fixed --hypers.alpha 1e-6",
     "fop_low": "--preset fop --algo.temperature fixed --hypers.alpha 0.05",
     "fop_high": "--preset fop --algo.temperature fixed --hypers.alpha 0.5",
@@ -59,13 +59,13 @@ def measure(name: str, seeds: int) -> dict:
         "command": run.command,
         "seeds": seeds,
         "optimal_rate": float(optimal.mean()),
-        "optimal_interval": list(stats.wilson(int(optimal.sum()), len(optimal))),
+        "optimal_interval": list(statistics.wilson(int(optimal.sum()), len(optimal))),
         "wide_hill_rate": float(_near(point, -5.0, 2.0)),
         "final_return": {k: point["return"][k] for k in ("mean", "mean_interval", "iqm")},
         "curve": {
             "env_steps": of["env_steps"][:, 0].tolist(),
             "optimal": of["optimal"].mean(1).tolist(),
-            "return_iqm": stats.iqm(of["return"]).tolist(),
+            "return_iqm": statistics.iqm(of["return"]).tolist(),
             "return_quartiles": [low.tolist(), high.tolist()],
         },
         "paths": np.stack([of["u1"], of["u2"]], -1)[:, :PATHS].round(3).tolist(),

@@ -12,11 +12,10 @@ from pathlib import Path
 import jax
 import matplotlib
 import numpy as np
-from differential import ABLATIONS, ALL, OUT, ROWS
 
-from me_igm_jax import load
+from differential import ABLATIONS, ALL, OUT, ROWS
+from me_igm_jax import load, make_train
 from me_igm_jax.envs.differential import surface
-from me_igm_jax.train import make_train
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from me_igm_jax import load
-from me_igm_jax.envs import env_names, make
-from me_igm_jax.rollout import collect_episodes, random_actor
-from me_igm_jax.types import Env
+from me_igm_jax import Env, load, make_env
+from me_igm_jax.config.registry import env_names
+from me_igm_jax.training.rollout import collect_episodes, random_actor
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "benchmarks" / "results" / "environments.json"
@@ -57,20 +56,20 @@ def play(env: Env) -> tuple[dict, float]:
 
 def heuristic_team(name: str) -> dict:
     """The enemy's rule plays our side: share of battles won."""
-    from me_igm_jax.envs import smax_heuristic, smax_units
+    from me_igm_jax.envs.smax import heuristic, units
 
     config = load(env=name)
-    env, sim = make(config), smax_units.simulator(name.split("/")[1])
+    env, sim = make_env(config), units.simulator(name.split("/")[1])
 
     def episode(key):
         state = env.reset(key)
-        memory = smax_heuristic.first_memory(sim, smax_heuristic.teams(sim, state.units)[0])
+        memory = heuristic.first_memory(sim, heuristic.teams(sim, state.units)[0])
 
         def step(loop, key):
             state, memory, running, won = loop
             act_key, step_key = jax.random.split(key)
             u = jax.random.uniform(act_key, (sim.num_allies,))
-            action, memory = smax_heuristic.ally_policy(sim, state.units, memory, u)
+            action, memory = heuristic.ally_policy(sim, state.units, memory, u)
             state, outcome = env.step(step_key, state, action)
             won = jnp.where(running, outcome.stats["won"], won)
             return (state, memory, running & ~outcome.terminal, won), None
@@ -84,7 +83,7 @@ def heuristic_team(name: str) -> dict:
 
 
 def measure(name: str) -> dict:
-    env = make(load(env=name))
+    env = make_env(load(env=name))
     spec = env.spec
     found, seconds = play(env)
     steps = spec.horizon * SLOTS * (ROUNDS - 1)

@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 import jax
-from runs import DEVICE, train, update_table
-from steady import matmul_flops_per_second, one_update
 
 from me_igm_jax import load
+from runs import DEVICE, train, update_table
+from steady import matmul_flops_per_second, one_update
 
 OUT = Path(__file__).parent / "results" / "matrix_table.json"
 PRESETS = (

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
-from me_igm_jax import devices, load
-from me_igm_jax.envs import make
-from me_igm_jax.rollout import collect_stream, random_actor
+from me_igm_jax import load, make_env
+from me_igm_jax.runner import devices
+from me_igm_jax.training.rollout import collect_stream, random_actor
 
 OUT = Path(__file__).parent / "results" / "smax_step.json"
 
@@ -58,7 +58,7 @@ def jaxmarl_roll_out(scenario: str, envs: int, steps: int):
 def our_roll_out(scenario: str, envs: int, steps: int):
     """The same through our collector."""
     config = load("qmix", env=f"smax/{scenario}")
-    env = make(config)
+    env = make_env(config)
 
     def roll_out(key: jax.Array):
         actor = random_actor(env.spec)

@@ -28,12 +28,12 @@ def work(preset: str, env: str, seeds: int, iterations: int, settings: list[str]
     """A row's process: compile, say what was found, then train a turn for every line."""
     import jax
 
-    from me_igm_jax import devices, load, replay
+    from me_igm_jax import load
+    from me_igm_jax.runner import devices
 
     options = dict(pair.split("=", 1) for pair in settings)
     config = load(preset, env=env, **{"run.seeds": seeds, **options})
     trainer = Trainer(config, iterations)
-    ring = jax.eval_shape(trainer.program.init, jax.random.key(0), config.hypers).ring
     device = jax.devices()[0]
     update, *args = one_update(config)
     compiled = jax.jit(update).lower(*args).compile(devices.compiler_options()).as_text() or ""
@@ -43,7 +43,7 @@ def work(preset: str, env: str, seeds: int, iterations: int, settings: list[str]
         "seeds": seeds,
         "settings": options,
         "compile_seconds": trainer.steps.seconds,
-        "replay_bytes_per_seed": replay.nbytes(ring),
+        "replay_bytes_per_seed": trainer.program.replay.nbytes,
         "product_flops_per_update": product_flops(update, *args),
         # None where products are library calls, which XLA's text does not tell from others.
         "compiled_product_flops_per_update": compiled_product_flops(compiled) or None,

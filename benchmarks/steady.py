@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from me_igm_jax import devices
-from me_igm_jax.config import Config
-from me_igm_jax.experiment import compile_program, make_members
-from me_igm_jax.presets import override
-from me_igm_jax.train import make_program
+from me_igm_jax import Config, make_env, make_program, override
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.config.schedule import schedule
+from me_igm_jax.runner import devices
+from me_igm_jax.runner.experiment import compile_program, make_members
+from me_igm_jax.training.train import learning_data
+
+MANY = 1000  # turns
 
 
 @dataclasses.dataclass
@@ -32,32 +35,31 @@ class Trainer:
         c = self.config
         jax.config.update("jax_enable_compilation_cache", False)
         devices.prepare(c, c.run.seeds)
-        self.steps_per_turn = self.iterations * c.collect.envs * self._length() * c.run.seeds
-        self.updates_per_turn = self.iterations * c.updates_per_iteration * c.run.seeds
-        total = self._length() * c.collect.envs * (c.warmup_iterations + 2 * self.iterations)
-        c = override(c, {"run.total_steps": total, "run.evals": 2, "run.eval_episodes": 1})
+        sizes = schedule(c, make_algorithm(c, make_env(c).spec).data)
+        steps = self._length() * c.collect.envs * self.iterations
+        self.steps_per_turn = steps * c.run.seeds
+        self.updates_per_turn = self.iterations * sizes.updates * c.run.seeds
+        # Every epoch is as long as a turn, and there are more of them than anybody takes turns.
+        size = {"run.total_steps": MANY * steps, "run.evals": MANY, "run.eval_episodes": 1}
+        c = override(c, size)
         self.members, mesh = make_members(c, {}), devices.member_mesh(c, c.run.seeds)
-        self.program = make_program(c, devices.split_of(mesh))
-        assert (self.program.epochs, self.program.iterations) == (2, self.iterations)
+        self.program = make_program(c, members=c.run.seeds, share=devices.gradient_share(mesh))
         self.steps = compile_program(self.program, self.members, mesh, devices.seeds_at_a_time(c.run))
         self.state: Any = self.steps.init(self.members.keys, self.members.hypers)
-        self._epoch(0)
+        self.epochs = 0
+        for _ in range(1 + -(-sizes.warmup // self.iterations)):
+            self.turn()
 
     def _length(self) -> int:
         """Transitions of one collected sequence."""
         if self.config.collect.mode == "stream":
             return self.config.collect.length
-        from me_igm_jax.envs import make
-
-        return make(self.config).spec.horizon
-
-    def _epoch(self, index: int) -> None:
-        index_ = jnp.asarray(index, jnp.int32)
-        self.state, _ = jax.block_until_ready(self.steps.epoch(self.state, index_, self.members.hypers))
+        return make_env(self.config).spec.horizon
 
     def turn(self) -> float:
-        begin = time.perf_counter()
-        self._epoch(1)
+        index, begin = jnp.asarray(self.epochs, jnp.int32), time.perf_counter()
+        self.state, _ = jax.block_until_ready(self.steps.epoch(self.state, index, self.members.hypers))
+        self.epochs += 1
         return time.perf_counter() - begin
 
 
@@ -133,7 +135,10 @@ def one_update(config: Config) -> tuple:
     key = jax.random.key(0)
 
     def update(state, key):
-        batch = program.draw(state.ring, jnp.zeros((), int), key, config.replay.batch)
+        first = jnp.zeros((), int)
+        batch = learning_data(
+            program.algo.data, program.replay, state.ring, first, key, program.schedule.batch
+        )
         return program.algo.update(state.learner, batch, key, jnp.zeros(()), config.hypers)
 
     return update, jax.eval_shape(program.init, key, config.hypers), key

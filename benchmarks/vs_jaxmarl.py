@@ -78,9 +78,8 @@ def timed(run) -> float:
 
 def our_trainer(preset: str, iterations: int, seeds: int):
     """turn() -> seconds of `iterations` of `preset`, all seeds together as the driver runs them."""
-    from steady import Trainer
-
     from me_igm_jax import load
+    from steady import Trainer
 
     trainer = Trainer(load(preset, env=f"smax/{SCENARIO}", **{"run.seeds": seeds}), iterations)
     assert trainer.steps_per_turn == STEPS * iterations * seeds

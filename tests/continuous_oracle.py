@@ -6,10 +6,10 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from one_step import KEY, decentralised_greedy, first_instant, unseeing
-from oracle import SPEC, B, N, T, linear, make_batch, utilities
 
 from me_igm_jax.types import Batch
+from one_step import KEY, decentralised_greedy, first_instant, unseeing
+from oracle import SPEC, B, N, T, linear, make_batch, utilities
 
 D, LOW, HIGH = 2, -1.0, 3.0
 HALF, MIDDLE = (HIGH - LOW) / 2, (HIGH + LOW) / 2
@@ -20,7 +20,7 @@ def continuous_batch() -> Batch:
     """The oracle's batch with actions inside the box."""
     rng, batch = np.random.default_rng(2), make_batch()
     action = np.float64(np.float32(rng.uniform(LOW, HIGH, (T, B, N, D))))
-    steps = batch.steps._replace(avail=np.ones((T + 1, B, N, 0), bool))
+    steps = batch.steps._replace(avail=np.ones((T + 1, B, N, 1), bool))
     return batch._replace(steps=steps, action=action)
 
 

@@ -1,20 +1,31 @@
 """One update of our code from random weights, and what a NumPy oracle can say of it."""
 
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from oracle import B, N
 
 from me_igm_jax.algos import make_algorithm
-from me_igm_jax.devices import compiler_options
-from me_igm_jax.envs import make
-from me_igm_jax.train import make_train
-from me_igm_jax.types import Batch
+from me_igm_jax.config import Config
+from me_igm_jax.config.registry import learner_entry
+from me_igm_jax.envs import make_env
+from me_igm_jax.runner.devices import compiler_options
+from me_igm_jax.training.shared_instants import share_instants
+from me_igm_jax.training.train import make_train
+from me_igm_jax.types import Algorithm, Batch, Env, EnvSpec, Inspection, Learner
+from oracle import B, N
 
 KEY = jax.random.key(3)
+
+
+def algorithm(config, spec) -> Algorithm:
+    """The algorithm as the training loop uses it: with shared instants when the learner allows them."""
+    algo = make_algorithm(config, spec)
+    return share_instants(algo, spec) if learner_entry(config.learner).shared_instants else algo
 
 
 def random_learner(algo, hypers):
@@ -28,23 +39,43 @@ def random_learner(algo, hypers):
         jax.tree.map(lambda x: np.float32(rng.uniform(-0.7, 0.7, x.shape)), tree)
         for tree in (shapes.params, shapes.target)
     )
-    log_alpha = jnp.full_like(learner.log_alpha, np.log(hypers.alpha))
+    log_alpha = jax.tree.map(lambda x: jnp.full_like(x, np.log(hypers.alpha)), learner.log_alpha)
     learner = learner._replace(params=params, target=target, log_alpha=log_alpha)
     return learner, *jax.tree.map(np.float64, (params, target))
 
 
-def one_step(config, spec, batch, env_steps=0.0, **replaced) -> SimpleNamespace:
-    """Our code's step on the batch, and the weights that the oracle starts from: `params` and `target`.
+@dataclass
+class OneStep:
+    """One update of our code, with all that went into it. A fixture may add what its oracle says of it."""
 
-    `replaced` are parts of the random learner.
-    """
-    algo, hypers = make_algorithm(config, spec), config.hypers
+    config: Config
+    hypers: Any
+    spec: EnvSpec
+    algo: Algorithm
+    batch: Batch  # NumPy arrays, float64
+    given: Batch  # the same as our code was given it
+    env_steps: float
+    learner: Learner  # before the update
+    params: Any  # the weights of `learner`, float64: the oracle may change them
+    target: Any  # the weights of its target networks, float64
+    update: Callable  # algo.update, compiled
+    after: Learner
+    metrics: dict
+    seen: Inspection  # of `learner` on the batch
+
+
+def one_step(config, spec, batch, env_steps=0.0, **replaced) -> OneStep:
+    """Our code's step on the batch; `replaced` are parts of the random learner."""
+    algo, hypers = algorithm(config, spec), config.hypers
     learner, params, target = random_learner(algo, hypers)
     learner = learner._replace(**replaced)
     given, update = jax.tree.map(jnp.asarray, batch), jax.jit(algo.update)
     after, metrics = update(learner, given, KEY, env_steps, hypers)
-    seen = jax.jit(algo.inspect)(learner, given)
-    return SimpleNamespace(**locals())
+    return OneStep(
+        config=config, hypers=hypers, spec=spec, algo=algo, batch=batch, given=given, env_steps=env_steps,
+        learner=learner, params=params, target=target, update=update, after=after, metrics=metrics,
+        seen=jax.jit(algo.inspect)(learner, given),
+    )  # fmt: skip
 
 
 # -- losses, gradients, steps ---------------------------------------------------------------------
@@ -201,26 +232,51 @@ def one_shot_batch(env, plays=9) -> Batch:
     return Batch(steps, first, action, jax.random.normal(keys[1], (1, plays)), 0 * one, one)
 
 
-def one_shot_step(config) -> SimpleNamespace:
+def one_shot_step(config) -> OneStep:
     """A step on a one-shot game, where the target is the reward and no target network is needed."""
-    env = make(config)
+    env = make_env(config)
     batch = one_shot_batch(env)
     c = one_step(config, env.spec, batch)
     np.testing.assert_allclose(c.metrics["target"], batch.reward.mean(), rtol=1e-5)
     assert c.seen.greedy.shape == batch.action.shape and c.seen.q_tot_greedy.shape == batch.reward.shape
-    assert c.algo.refresh_target(c.learner, jnp.asarray(True), config.hypers) is c.learner
+    assert c.algo.refresh_target is None
     return c
 
 
-def assert_read_once(config, plays=9) -> SimpleNamespace:
+class ReadOnce(NamedTuple):
+    """An update of a one-shot game, with all that went into it."""
+
+    config: Config
+    env: Env
+    batch: Batch
+    algo: Algorithm
+    learner: Learner  # before the update
+    after: Learner
+    metrics: dict
+    view: Inspection  # of `after` on the batch
+
+
+def assert_read_once(config, plays=9) -> ReadOnce:
     """Reading the one instant of a one-shot game once changes neither the update nor what is believed."""
-    env, both = make(config), []
+    env, games = make_env(config), []
     batch = one_shot_batch(env, plays)
     for one_start in (True, False):
-        algo = make_algorithm(config, env.spec._replace(one_start=one_start))
+        algo = algorithm(config, env.spec._replace(one_start=one_start))
         learner = jax.jit(algo.init)(KEY, config.hypers)
         after, metrics = jax.jit(algo.update)(learner, batch, KEY, jnp.asarray(50.0), config.hypers)
         view = jax.jit(algo.inspect)(after, batch)
-        both.append((after.opt_state, after.log_alpha, after.target, metrics, view))
+        games.append(
+            ReadOnce(
+                config=config,
+                env=env,
+                batch=batch,
+                algo=algo,
+                learner=learner,
+                after=after,
+                metrics=metrics,
+                view=view,
+            )
+        )
+    both = [(g.after.opt_state, g.after.log_alpha, g.after.target, g.metrics, g.view) for g in games]
     jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=2e-4, atol=2e-5), *both)
-    return SimpleNamespace(**locals())
+    return games[-1]

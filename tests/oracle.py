@@ -10,7 +10,7 @@ import distrax
 import jax
 import numpy as np
 
-from me_igm_jax.policies import sample
+from me_igm_jax.ops.policies import sample
 from me_igm_jax.types import Batch, EnvSpec, TimeStep
 
 T, B, N, A, OBS, STATE = 5, 4, 3, 4, 5, 6

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from me_igm_jax.envs.probes import clock
-from me_igm_jax.evaluate import evaluate
-from me_igm_jax.nets import GRU, last_actions
-from me_igm_jax.returns import lambda_return
-from me_igm_jax.rollout import collect_episodes, collect_stream
-from me_igm_jax.train import finished_episodes
+from me_igm_jax.networks.agents import last_actions
+from me_igm_jax.networks.gru import GRU
+from me_igm_jax.ops.returns import lambda_return
+from me_igm_jax.training.evaluate import evaluate
+from me_igm_jax.training.rollout import collect_episodes, collect_stream
+from me_igm_jax.training.train import finished_episodes
 
 B, T = 5, 23
 
@@ -60,7 +61,7 @@ def test_jaxmarl_119_no_bootstrap_across_episodes():
     """G of a terminal step is its reward; the step before an episode's start never sees its value."""
     batch, _ = stream(True)
     value = 1000.0 * batch.first  # a value that only episode starts have
-    g = lambda_return(batch.reward, batch.discount, batch.mask, value, jnp.zeros_like(value), 1.0, 0.5)
+    g = lambda_return(batch.reward, batch.discount, batch.mask, value, 1.0, 0.5)
     assert g.max() < 10 * 4 + 6 + 1e-3  # at most one whole episode: 10 + 11 + 12 + 13
     terminal = np.asarray(batch.discount == 0)
     np.testing.assert_array_equal(np.asarray(g)[terminal], np.asarray(batch.reward)[terminal])
@@ -69,7 +70,7 @@ def test_jaxmarl_119_no_bootstrap_across_episodes():
 def test_mava_951_truncation_bootstraps_from_the_true_final_instant():
     batch, horizon = stream(False)
     value = batch.steps.obs[..., 0, 0]  # V = the clock; only the true final instant has V = horizon
-    g = lambda_return(batch.reward, batch.discount, batch.mask, value, jnp.zeros_like(value), 1.0, 0.0)
+    g = lambda_return(batch.reward, batch.discount, batch.mask, value, 1.0, 0.0)
     cut = np.asarray(batch.mask[:-1] * batch.discount[:-1] * (1 - batch.mask[1:])) == 1
     assert cut.any()
     np.testing.assert_array_equal(np.asarray(g[:-1])[cut], 10 + (horizon - 1) + horizon)

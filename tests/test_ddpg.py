@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from continuous_oracle import (
     BOX,
     HALF,
@@ -20,6 +21,10 @@ from continuous_oracle import (
     outputs,
     unit,
 )
+from me_igm_jax import ConfigError, load, make_env, make_train
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.runner.devices import compiler_options
+from me_igm_jax.training.shared_instants import share_instants
 from one_step import (
     KEY,
     actor_critic_rates,
@@ -35,22 +40,15 @@ from one_step import (
 )
 from oracle import B, N, T, lambda_returns, linear_weights, masked_means, mlp, qmix
 
-from me_igm_jax import ConfigError
-from me_igm_jax.algos import make_algorithm
-from me_igm_jax.devices import compiler_options
-from me_igm_jax.envs import make
-from me_igm_jax.presets import load
-from me_igm_jax.train import make_train
-
 SMALL = {
     "net.hidden": 8, "net.recurrent": True, "net.last_action": True, "net.output_scale": 1.0,
-    "ddpg.hidden": 7, "algo.hyper_embed": 6, "algo.mixing_embed": 5, "hypers.max_grad_norm": 1e6,
-    "hypers.critic_lr": 1e-2, "hypers.td_lambda": 0.6, "hypers.tau": 0.25,
+    "algo.hidden": 7, "hypers.max_grad_norm": 1e6, "hypers.critic_lr": 1e-2,
+    "hypers.td_lambda": 0.6, "hypers.tau": 0.25,
 }  # fmt: skip
 CASES = {
     "maddpg": {"hypers.action_penalty": 0.3},
-    "facmaddpg": {"hypers.td_lambda": 0.0},
-    "dop": {},
+    "facmaddpg": {"hypers.td_lambda": 0.0, "algo.hyper_embed": 6, "algo.mixing_embed": 5},
+    "dop": {"algo.mixing_embed": 5},
 }
 
 
@@ -59,9 +57,9 @@ def c(request) -> SimpleNamespace:
     """Our code's step on the batch, and the oracle's view of the same learner."""
     config = load(request.param, env="differential/mtq", **(SMALL | CASES[request.param]))
     c = one_step(config, BOX, continuous_batch())
-    c.kind, c.held = config.ddpg.critic, copy.deepcopy(c.params)
+    c.kind, c.held = config.algo.critic, copy.deepcopy(c.params)
     value = q_joint(c.kind, c.target, c.batch, policy(c.target, c.batch))
-    c.goal = lambda_returns(c.batch, value, 0 * value, c.hypers)
+    c.targets = lambda_returns(c.batch, value, 0 * value, c.hypers)
     return c
 
 
@@ -92,7 +90,7 @@ def losses(c, params):
     else:
         gain = q_joint(c.kind, c.held, c.batch, mu)
     penalty = c.hypers.action_penalty * (mu**2).mean((-2, -1))
-    error = (q_joint(c.kind, params, c.batch, done) - c.goal) ** 2
+    error = (q_joint(c.kind, params, c.batch, done) - c.targets) ** 2
     each = {"loss_actor": penalty - gain, "loss_critic": error}
     return {k: np.average(x, weights=c.batch.mask) for k, x in each.items()}
 
@@ -110,7 +108,7 @@ def test_forward(c):
 
 def test_losses_and_targets(c):
     q_tot = q_joint(c.kind, c.params, c.batch, unit(c.batch.action))
-    assert_metrics(c.metrics, losses(c, c.params) | masked_means(c.batch, q_tot=q_tot, target=c.goal))
+    assert_metrics(c.metrics, losses(c, c.params) | masked_means(c.batch, q_tot=q_tot, target=c.targets))
 
 
 def test_gradient_and_step(c):
@@ -156,9 +154,9 @@ def test_targets_follow_slowly(c):
 @pytest.fixture(scope="module", params=CASES)
 def game(request) -> SimpleNamespace:
     """A fresh learner's step on nine plays of MTQ."""
-    config = load(request.param, env="differential/mtq", **{"net.hidden": 8, "ddpg.hidden": 8})
-    env = make(config)
-    algo, batch = make_algorithm(config, env.spec), one_shot_batch(env)
+    config = load(request.param, env="differential/mtq", **{"net.hidden": 8, "algo.hidden": 8})
+    env = make_env(config)
+    algo, batch = share_instants(make_algorithm(config, env.spec), env.spec), one_shot_batch(env)
     learner = jax.jit(algo.init)(KEY, config.hypers)
     after, metrics = jax.jit(algo.update)(learner, batch, KEY, 0.0, config.hypers)
     inspect = jax.jit(algo.inspect)
@@ -172,12 +170,13 @@ def test_one_shot_games_are_regression(game):
     error = jnp.square(view.q_tot - batch.reward).mean()
     np.testing.assert_allclose(game.metrics["loss_critic"], error, rtol=1e-5)
     np.testing.assert_allclose(game.metrics["target"], batch.reward.mean(), rtol=1e-5)
-    apart = make_algorithm(game.config, game.env.spec._replace(one_start=False))
+    spec = game.env.spec._replace(one_start=False)
+    apart = share_instants(make_algorithm(game.config, spec), spec)
     after, _ = jax.jit(apart.update)(game.learner, batch, KEY, 0.0, game.config.hypers)
     moments = (optax.tree_utils.tree_get_all_with_path(x.opt_state, "mu") for x in (game.after, after))
     for (_, ours), (_, theirs) in zip(*moments, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-7), ours, theirs)
-    assert game.algo.refresh_target(game.learner, jnp.asarray(True), game.config.hypers) is game.learner
+    assert game.algo.refresh_target is None
 
 
 def test_starts_at_the_centre_and_can_leave_it(game):
@@ -192,10 +191,9 @@ def test_starts_at_the_centre_and_can_leave_it(game):
 def test_what_cannot_work_is_named():
     config = load("maddpg", env="matrix/qtran")
     with pytest.raises(ConfigError, match="its actions are discrete, maddpg's are not"):
-        make_algorithm(config, make(config).spec)
-    config = load("dop_released", env="differential/mtq")
-    with pytest.raises(ConfigError, match=r"dop\.form=released: only paper has"):
-        make_algorithm(config, make(config).spec)
+        make_algorithm(config, make_env(config).spec)
+    with pytest.raises(ConfigError, match=r"algo\.form: unknown key of learner ddpg"):
+        load("dop_released", env="differential/mtq")
 
 
 @pytest.mark.slow

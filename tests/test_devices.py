@@ -1,6 +1,7 @@
 """Seeds over devices: eight give what one gives, and none waits for another."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,21 +9,21 @@ import textwrap
 import numpy as np
 import pytest
 
-from me_igm_jax import devices, load
-from me_igm_jax.config import ConfigError
-from me_igm_jax.experiment import make_members
-from me_igm_jax.memory import fit_replay
-from me_igm_jax.split import Split
-from me_igm_jax.train import make_program
+from me_igm_jax import ConfigError, load, make_program
+from me_igm_jax.config import machine
+from me_igm_jax.ops.gradient_share import GradientShare
+from me_igm_jax.runner import devices, plan
+from me_igm_jax.training import storage
 
 # Processes of their own: the number of CPU devices is settled before JAX first touches one. Seeds go one
 # at a time: eight side by side are other matrix products than one alone, and round otherwise.
 PROGRAM = textwrap.dedent("""
     import json, sys
     import jax, jax.numpy as jnp, numpy as np
-    from me_igm_jax import devices, load
-    from me_igm_jax.experiment import compile_program, make_members
-    from me_igm_jax.train import make_program
+    from me_igm_jax import load, make_program
+    from me_igm_jax.runner import devices
+    from me_igm_jax.runner.compiled import compile_program
+    from me_igm_jax.runner.members import make_members
 
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
     collectives = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -34,11 +35,11 @@ PROGRAM = textwrap.dedent("""
             "collect.envs": 8, "replay.batch": 8, "replay.capacity": 64,
         })
         members, mesh = make_members(config, {}), devices.member_mesh(config, 8)
-        program = make_program(config, devices.split_of(mesh))
+        program = make_program(config, share=devices.gradient_share(mesh))
         steps = compile_program(program, members, mesh, at_a_time=1)
         state = steps.init(members.keys, members.hypers)
         state, metrics = steps.epoch(state, jnp.int32(0), members.hypers)
-        played = steps.play(state, 6)
+        played = steps.greedy_episodes(state, 6)
         text = "".join(step.compiled.as_text() for step in (steps.init, steps.epoch, steps.evaluate))
         return {
             "devices": len(state.env_steps.sharding.device_set),
@@ -120,7 +121,7 @@ def test_what_cannot_be_shared_is_refused():
     def refused(preset, env, **overrides):
         config = load(preset, env=env, **overrides | {"run.devices_per_seed": 2})
         with pytest.raises(ConfigError, match=r"run\.devices_per_seed=2") as error:
-            make_program(config, Split("batch", 2))
+            make_program(config, share=GradientShare("batch", 2))
             devices.member_mesh(config, 1)
         return str(error.value)
 
@@ -133,16 +134,39 @@ def test_what_cannot_be_shared_is_refused():
 def test_replay_keeps_what_fits(monkeypatch):
     """Observations if there is room, else states; what is asked for stays; nothing fits: one clear line."""
 
-    def chosen(gib, store="auto"):
-        monkeypatch.setattr(devices, "memory_limit", lambda: int(gib * 2**30))
-        config = load("qmix", env="smax/smacv2_5_units", **{"replay.store": store, "run.seeds": 2})
-        members = make_members(config, {})
-        mesh = devices.member_mesh(config, 1)
-        return fit_replay(config, members.keys, members.hypers, mesh)[0].replay.store
+    def chosen(gib, **overrides):
+        for module in (storage, machine):
+            monkeypatch.setattr(module, "memory_limit", lambda: int(gib * 2**30))
+        config = load("qmix", env="smax/smacv2_5_units", **{"run.seeds": 2, "run.devices": 1} | overrides)
+        made = plan.make_plan(config, {}, None, None)
+        assert made.memory.replay_bytes_per_seed == made.program.replay.nbytes
+        return made.config.replay.store
 
     assert chosen(16) == "observations"
     assert chosen(1) == "states"
-    assert chosen(16, "states") == "states"
-    for gib, store in ((1, "observations"), (0.1, "auto")):
-        with pytest.raises(ConfigError, match=r"replay.capacity=\d+"):
-            chosen(gib, store)
+    assert chosen(16, **{"replay.store": "states"}) == "states"
+    refusals = (
+        (1, {"replay.store": "observations"}, "try replay.store=states, replay.capacity="),
+        (0.1, {}, "try replay.capacity="),
+        (0.3, {"replay.store": "states", "run.seeds_per_batch": 1}, "held twice"),
+        (1e-4, {}, "try a smaller net.hidden or fewer run.seeds"),
+    )
+    for gib, overrides, message in refusals:
+        with pytest.raises(ConfigError, match=r"^replay.capacity=5000: 2 x ") as error:
+            chosen(gib, **overrides)
+        assert message in str(error.value)
+    (tried,) = re.findall(r"replay.capacity=(\d+) or", str(refusal_of(chosen, 0.1)))
+    assert chosen(0.1, **{"replay.capacity": int(tried)}) == "states"
+
+
+def test_fresh_data_are_refused_by_what_decides_their_size(monkeypatch):
+    monkeypatch.setattr(machine, "memory_limit", lambda: 2**20)
+    config = load("mappo", env="smax/smacv2_5_units", **{"collect.envs": 128, "run.devices": 1})
+    error = refusal_of(plan.make_plan, config, {}, None, None)
+    assert str(error).startswith("collect.envs=128: ")
+
+
+def refusal_of(function, *args):
+    with pytest.raises(ConfigError) as error:
+        function(*args)
+    return error.value

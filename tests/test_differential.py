@@ -1,19 +1,22 @@
-"""Max of Two Quadratics: its surface, its actions through replay, and who cannot play it."""
+"""Max of Two Quadratics: its surface, its one step, its actions through replay, who can play it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from me_igm_jax import ConfigError, load, replay, rollout, run
+from me_igm_jax import ConfigError, load, make_env, run
 from me_igm_jax.algos import make_algorithm
-from me_igm_jax.envs import differential, make
+from me_igm_jax.envs import differential
+from me_igm_jax.envs.differential import DifferentialOptions
+from me_igm_jax.training import rollout
+from me_igm_jax.training.replay import make_replay
 
 PLAYERS = {"me_qmix", "fop", "maac", "maddpg", "dop"}
 
 
 def mtq(**options):
-    return make(load("qmix", env="differential/mtq", **options))
+    return differential.make("mtq", DifferentialOptions(**options))
 
 
 @pytest.mark.parametrize("u, value", [
@@ -39,7 +42,7 @@ def test_the_surface_has_two_maxima():
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])
 def test_one_terminal_step(scale):
-    env = mtq(**{"differential.reward_scale": scale})
+    env = mtq(reward_scale=scale)
     spec = env.spec
     assert spec.one_shot and spec.continuous and spec.n_actions == 0
     assert spec.stats == ("optimal", "u1", "u2")
@@ -59,10 +62,12 @@ def test_replay_keeps_continuous_actions():
     def act(carry, step, key):
         return carry, jax.random.uniform(key, (*step.alive.shape, 1), minval=-10.0, maxval=10.0)
 
-    batch, _ = rollout.collect_episodes(mtq(), (), act, jax.random.key(0), 6)
+    env = mtq()
+    batch, _ = rollout.collect_episodes(env, (), act, jax.random.key(0), 6)
     assert batch.action.shape == (1, 6, 2, 1)
-    ring = replay.add(replay.init(batch, 6), batch, 0)
-    np.testing.assert_array_equal(replay.unpack(ring).action, batch.action)
+    replay = make_replay(batch, 6, env.spec)
+    ring = replay.add(replay.init(), batch, 0)
+    np.testing.assert_array_equal(replay.latest(ring, 0).action, batch.action)
     np.testing.assert_allclose(
         batch.reward[0], 0.1 * differential.surface(batch.action[0, ..., 0]), rtol=1e-5
     )
@@ -70,18 +75,18 @@ def test_replay_keeps_continuous_actions():
 
 def algorithm(preset, env):
     config = load(preset, env=env)
-    return make_algorithm(config, make(config).spec)
+    return make_algorithm(config, make_env(config).spec)
 
 
 @pytest.mark.parametrize("preset", ["hasac", "mappo", "ippo"])
 def test_learners_of_discrete_actions_refuse(preset):
-    with pytest.raises(ConfigError, match=f"mtq': its actions are continuous, {preset}'s are not"):
+    with pytest.raises(ConfigError, match=r"actions.*continuous"):
         algorithm(preset, "differential/mtq")
 
 
 @pytest.mark.parametrize("preset", ["maddpg", "facmaddpg", "maac"])
 def test_learners_of_continuous_actions_refuse(preset):
-    with pytest.raises(ConfigError, match=f"qtran': its actions are discrete, {preset}'s are not"):
+    with pytest.raises(ConfigError, match=r"actions.*discrete"):
         algorithm(preset, "matrix/qtran")
 
 

@@ -12,9 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from me_igm_jax import ConfigError, load
-from me_igm_jax.play import load_run
-from me_igm_jax.sinks import read_rows
+from me_igm_jax import ConfigError, load, load_run
+from me_igm_jax.runner.files import read_rows
 
 OPTIONS = {"run.total-steps": 4000, "run.evals": 40, "run.seeds": 4, "run.eval-episodes": 4,
     "run.final-eval-episodes": 4, "net.hidden": 8, "replay.capacity": 64, "replay.batch": 8,

@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+
+from me_igm_jax import load, make_train
+from me_igm_jax.ops.batches import take_sequences
 from one_step import (
     KEY,
     actor_critic_rates,
@@ -38,13 +41,10 @@ from oracle import (
     policy,
 )
 
-from me_igm_jax.presets import load
-from me_igm_jax.train import make_train
-
 ENVS = 2  # fresh sequences; the others are replayed
 SMALL = {
     "net.hidden": 8, "net.last_action": True, "algo.mixing_embed": 5, "algo.optimiser": "adam",
-    "dop.critic_hidden": 7, "collect.envs": ENVS, "collect.episodes_per_update": ENVS,
+    "algo.critic_hidden": 7, "collect.envs": ENVS, "collect.episodes_per_update": ENVS,
     "hypers.eps_start": 0.5, "hypers.eps_end": 0.1, "hypers.eps_steps": 1000.0,
     "hypers.max_grad_norm": 1e6, "hypers.critic_lr": 1e-2,
 }  # fmt: skip
@@ -53,10 +53,10 @@ STEPS, EPS = 250.0, 0.4
 CASES = {
     "dop": {},
     "dop swapped": {
-        "dop.tree_steps": 3, "hypers.off_policy": 0.3, "hypers.trace": 1.0,
+        "algo.tree_steps": 3, "hypers.off_policy": 0.3, "hypers.trace": 1.0,
         "hypers.eps_start": 0.0, "hypers.eps_end": 0.0,
     },
-    "dop_released": {"dop.tree_steps": 1, "hypers.td_lambda": 0.3},
+    "dop_released": {"algo.tree_steps": 1, "hypers.td_lambda": 0.3},
 }  # fmt: skip
 GROUPS = {"actor": ("actor",), "critic": ("critic", "mixer")}  # clipped together
 
@@ -71,7 +71,7 @@ def c(request) -> SimpleNamespace:
     c = one_step(config, SPEC, batch, STEPS)
     c.turn, c.eps = turn, EPS if c.hypers.eps_start else 0.0
     c.now = evaluate(config, c.params, batch, c.eps)
-    c.goal = make_goal(config, c.now, c.target, batch)
+    c.targets = make_targets(config, c.now, c.target, batch)
     return c
 
 
@@ -84,7 +84,7 @@ def critic(config, params, batch):
         x = np.maximum(linear(p[layer], x), 0)
     q = linear(p["Linear_2"], x) + linear(p["Linear_3"], x)
     k = linear_weights(m, state)
-    if config.dop.form == "released":
+    if config.algo.form == "released":
         return q, k / k.sum(-1, keepdims=True), np.zeros((T + 1, B))
     return q, k, mlp(m["MLP_0"], state)[..., 0]
 
@@ -103,7 +103,7 @@ def evaluate(config, params, batch, eps):
     return SimpleNamespace(**locals())
 
 
-def make_goal(config, now, target, batch):
+def make_targets(config, now, target, batch):
     """TD(lambda) for the fresh sequences, tree backups for the replayed; expectations by enumeration."""
     hypers, pi = config.hypers, now.pi
     q, k, b = critic(config, target, batch)
@@ -120,16 +120,16 @@ def make_goal(config, now, target, batch):
             inner = hypers.trace * played[t + 1, b] * (tree(t + 1, b, steps - 1) - taken[t + 1, b])
         return batch.reward[t, b] + d * (value[t + 1, b] + inner)
 
-    goal = lambda_returns(batch, value, np.zeros((T + 1, B)), hypers)
+    targets = lambda_returns(batch, value, np.zeros((T + 1, B)), hypers)
     for t, b in np.argwhere(batch.mask):
         if b >= ENVS:
-            goal[t, b] = tree(t, b, config.dop.tree_steps)
-    return goal
+            targets[t, b] = tree(t, b, config.algo.tree_steps)
+    return targets
 
 
-def losses(now, held, goal, batch):
+def losses(now, held, targets, batch):
     mask, fresh, replayed = batch.mask, slice(ENVS), slice(ENVS, None)
-    error = (now.q_tot - goal) ** 2
+    error = (now.q_tot - targets) ** 2
     alive = (batch.steps.alive[:T] * mask[..., None])[:, fresh]
     advantage = held.k[:T] * (chosen(held.q, batch.action) - (held.pi * held.q).sum(-1)[:T])
     gain = (advantage * np.log(chosen(now.pi, batch.action)))[:, fresh]
@@ -141,7 +141,7 @@ def losses(now, held, goal, batch):
 
 
 def total_loss(c, now):
-    each, share = losses(now, c.now, c.goal, c.batch), c.hypers.off_policy
+    each, share = losses(now, c.now, c.targets, c.batch), c.hypers.off_policy
     critic_loss = share * each["loss_tree"] + (1 - share) * each["loss_td"]
     return critic_loss, critic_loss + each["loss_actor"]
 
@@ -152,18 +152,18 @@ def test_forward(c):
     expected = {"q": c.now.q[:T], "q_tot": c.now.q_tot, "q_tot_greedy": greedy, "probs": c.now.plain[:T]}
     assert_seen(c.seen, expected)
     np.testing.assert_array_equal(c.seen.greedy, best)
-    if c.config.dop.form == "released":
+    if c.config.algo.form == "released":
         assert "MLP_0" not in c.params["mixer"]["params"]
         np.testing.assert_allclose(c.now.k.sum(-1), 1)
 
 
 def test_losses_and_targets(c):
     of_fresh = entropy(c.now.pi).mean(-1)[:T, :ENVS]
-    expected = losses(c.now, c.now, c.goal, c.batch) | {
+    expected = losses(c.now, c.now, c.targets, c.batch) | {
         "loss_critic": total_loss(c, c.now)[0],
         "entropy": np.average(of_fresh, weights=c.batch.mask[:, :ENVS]),
     }
-    assert_metrics(c.metrics, expected | masked_means(c.batch, q_tot=c.now.q_tot, target=c.goal))
+    assert_metrics(c.metrics, expected | masked_means(c.batch, q_tot=c.now.q_tot, target=c.targets))
 
 
 def test_gradient_and_step(c):
@@ -200,10 +200,17 @@ def test_target_is_the_critic_alone(c):
 
 def test_one_shot_games_are_regression():
     """Both parts of the batch share one instant; both targets are the reward."""
-    c = one_shot_step(load("dop", env="matrix/qtran", **{"collect.envs": 4, "dop.critic_hidden": 8}))
+    c = one_shot_step(load("dop", env="matrix/qtran", **{"collect.envs": 4, "algo.critic_hidden": 8}))
     error = np.square(c.seen.q_tot - c.batch.reward)[0]
     np.testing.assert_allclose(c.metrics["loss_td"], error[:4].mean(), rtol=1e-5)
     np.testing.assert_allclose(c.metrics["loss_tree"], error[4:].mean(), rtol=1e-5)
+
+
+def test_sequences_with_shared_instants_stay_whole():
+    """An array with one sequence stands for all of them."""
+    parts = take_sequences((np.arange(6).reshape(1, 6), np.zeros((1, 1))), slice(4, None))
+    np.testing.assert_array_equal(parts[0], [[4, 5]])
+    assert parts[1].shape == (1, 1)
 
 
 @pytest.mark.parametrize("preset, env", [

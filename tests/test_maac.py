@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+
 from continuous_oracle import (
     BOX,
     HALF,
@@ -16,6 +17,8 @@ from continuous_oracle import (
     standard_normal,
     unit,
 )
+from me_igm_jax import ConfigError, load
+from me_igm_jax.networks.critics import AttentionCritic
 from one_step import (
     KEY,
     actor_critic_rates,
@@ -30,13 +33,8 @@ from one_step import (
 )
 from oracle import N, T, lambda_returns, linear, masked_means
 
-from me_igm_jax import ConfigError
-from me_igm_jax.algos import make_algorithm
-from me_igm_jax.algos.maac import Critic
-from me_igm_jax.presets import load
-
 SMALL = {
-    "net.hidden": 6, "net.recurrent": True, "net.last_action": True, "maac.hidden": 6, "maac.heads": 3,
+    "net.hidden": 6, "net.recurrent": True, "net.last_action": True, "algo.hidden": 6, "algo.heads": 3,
     "hypers.alpha": 0.5, "algo.temperature": "sgd", "hypers.alpha_lr": 0.1, "hypers.target_entropy": 0.7,
     "hypers.max_grad_norm": 1e6, "hypers.critic_lr": 2e-3, "hypers.td_lambda": 0.6,
 }  # fmt: skip
@@ -48,7 +46,7 @@ def c() -> SimpleNamespace:
     c = one_step(load("maac", env="probe/clock", **SMALL), BOX, continuous_batch())
     next_noise, c.noise = map(standard_normal, jax.random.split(KEY))
     c.now = evaluate(c.config, c.params, c.batch, c.noise)
-    c.goal = make_goal(c.config, c.target, c.batch, next_noise)
+    c.targets = make_targets(c.config, c.target, c.batch, next_noise)
     return c
 
 
@@ -58,10 +56,10 @@ def leaky(x):
 
 def values(config, params, h, action, others=None):
     """(Q_i, e_i), agent by agent; `others` replaces the e_j that agent i attends to."""
-    p, heads = params["params"], config.maac.heads
+    p, heads = params["params"], config.algo.heads
     e = leaky(linear(p["Linear_0"], np.maximum(h, 0)) + linear(p["Linear_1"], action))
-    others, width, q = e if others is None else others, config.maac.hidden // heads, []
-    query, key = (x @ p[f"Dense_{k}"]["kernel"] for k, x in enumerate((e, others)))
+    others, width, q = e if others is None else others, config.algo.hidden // heads, []
+    query, key = (x @ p[k]["Dense_0"]["kernel"] for k, x in (("query", e), ("key", others)))
     value = leaky(linear(p["Linear_2"], others))
     for i in range(N):
         rest, x = [j for j in range(N) if j != i], []
@@ -71,7 +69,7 @@ def values(config, params, h, action, others=None):
             weight = score / score.sum(-1, keepdims=True)
             x.append((weight[..., None] * value[..., rest, part]).sum(-2))
         both = np.concatenate([e[..., i, :], *x], -1)
-        q.append(linear(p["Linear_4"], leaky(linear(p["Linear_3"], both)))[..., 0])
+        q.append(linear(p["Linear_3"], leaky(linear(p["Linear_4"], both)))[..., 0])
     return np.stack(q, -1), e
 
 
@@ -85,7 +83,7 @@ def evaluate(config, params, batch, noise, held=None):
     return SimpleNamespace(**locals())
 
 
-def make_goal(config, target, batch, noise):
+def make_targets(config, target, batch, noise):
     action, log_pi, _ = gaussian(target["actor"], batch, noise)
     value = values(config, target["critic"], outputs(target["features"], batch), action)[0]
     bonus = -config.hypers.alpha * log_pi
@@ -110,8 +108,8 @@ def test_forward(c):
 
 def test_losses_and_targets(c):
     entropy = -c.now.log_pi[:T].sum(-1)
-    means = masked_means(c.batch, target=c.goal.mean(-1), q_tot=c.now.q.mean(-1), entropy=entropy / N)
-    assert_metrics(c.metrics, losses(c.now, c.goal, c.batch, c.hypers.alpha) | means)
+    means = masked_means(c.batch, target=c.targets.mean(-1), q_tot=c.now.q.mean(-1), entropy=entropy / N)
+    assert_metrics(c.metrics, losses(c.now, c.targets, c.batch, c.hypers.alpha) | means)
     log_alpha = np.log(c.hypers.alpha) + temperature_step(c, entropy)
     np.testing.assert_allclose(c.after.log_alpha, log_alpha, atol=1e-5)
 
@@ -119,7 +117,7 @@ def test_losses_and_targets(c):
 def test_gradient_and_step(c):
     def total_loss():
         now = evaluate(c.config, c.params, c.batch, c.noise, c.now)
-        return sum(losses(now, c.goal, c.batch, c.hypers.alpha).values())
+        return sum(losses(now, c.targets, c.batch, c.hypers.alpha).values())
 
     assert_first_step(c, total_loss, actor_critic_rates(c))
 
@@ -139,7 +137,7 @@ def test_refresh(c):
 
 def test_attention_is_to_the_others():
     """An agent's value follows the others' actions, but `own` gradients its own alone; one can be alone."""
-    critic, keys = Critic(8, 2), jax.random.split(KEY, 3)
+    critic, keys = AttentionCritic(8, 2), jax.random.split(KEY, 3)
     h, action = jax.random.normal(keys[0], (3, 8)), jax.random.normal(keys[1], (3, 2))
     params = jax.jit(critic.init)(keys[2], h, action)
     slopes = jax.jit(jax.jacobian(critic.apply, argnums=2), static_argnums=3)
@@ -152,13 +150,12 @@ def test_attention_is_to_the_others():
 
 def test_one_shot_games_are_regression():
     """The batch shares one instant; every sample draws for itself, and the target is the reward."""
-    config = load("maac", env="differential/mtq", **{"net.hidden": 8, "maac.hidden": 8})
+    config = load("maac", env="differential/mtq", **{"net.hidden": 8, "algo.hidden": 8})
     assert config.net.output_scale == 0  # policies start at the centre
     c = one_shot_step(config)
     np.testing.assert_allclose(c.metrics["q_tot"], c.seen.q_tot.mean(), rtol=1e-5)
 
 
 def test_heads_must_divide_the_width():
-    config = load("maac", env="differential/mtq", **{"maac.hidden": 10, "maac.heads": 4})
-    with pytest.raises(ConfigError, match=r"maac\.hidden=10: "):
-        make_algorithm(config, BOX)
+    with pytest.raises(ConfigError, match=r"algo\.hidden=10: "):
+        load("maac", env="differential/mtq", **{"algo.hidden": 10, "algo.heads": 4})

@@ -7,11 +7,10 @@ import pytest
 from jaxmarl.environments.mpe.simple_spread import SimpleSpreadMPE
 
 from me_igm_jax.envs import mpe
-from me_igm_jax.presets import load
 
 
 def make(name="spread"):
-    return mpe.make(name, load("qmix", env=f"mpe/{name}"))
+    return mpe.make(name)
 
 
 def test_trajectories_equal_jaxmarls_with_its_order_of_updates():

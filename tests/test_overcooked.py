@@ -1,4 +1,4 @@
-"""Kitchens against JaxMARL's, soups made by hand, and networks that read the grid."""
+"""Kitchens against those of JaxMARL, soups made by hand, and networks that read the grid."""
 
 from functools import cache
 
@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
 from jaxmarl.environments.overcooked.layouts import overcooked_layouts
 from jaxmarl.environments.overcooked.overcooked import Overcooked
 
-from me_igm_jax import rollout
+from me_igm_jax import ConfigError, load, make_env, make_train
 from me_igm_jax.algos import make_algorithm
-from me_igm_jax.config import ConfigError
-from me_igm_jax.envs import make, overcooked
-from me_igm_jax.nets import Agent, Conv
-from me_igm_jax.presets import load
-from me_igm_jax.train import make_train
+from me_igm_jax.envs import overcooked
+from me_igm_jax.envs.overcooked.env import OvercookedState, converters
+from me_igm_jax.networks.agents import Agent
+from me_igm_jax.networks.layers import Conv
+from me_igm_jax.training import rollout
 
 NORTH, SOUTH, EAST, WEST, STAY, INTERACT = range(6)
 EMPTY, DISH = 1, 9  # JaxMARL's object indices
@@ -33,7 +32,7 @@ SOUP = [*ONION, *ONION, *ONION, *PLATE, *WAIT, *SERVE]
 
 @cache
 def kitchen(layout="cramped_room", horizon=400):
-    return make(load("qmix", env=f"overcooked/{layout}", **{"overcooked.horizon": horizon}))
+    return overcooked.make(layout, overcooked.OvercookedOptions(horizon=horizon))
 
 
 def both(layout):
@@ -57,11 +56,11 @@ def both(layout):
         }
         return (theirs, ours), ({k: jnp.abs(v).sum() for k, v in differences.items()}, ours, outcome)
 
-    extract, _ = overcooked.converters(game, game.reset(jax.random.key(0))[1])
+    extract, _ = converters(game, game.reset(jax.random.key(0))[1])
 
     def play(key, actions):
         theirs = game.reset(key)[1]
-        ours = overcooked.Shift(extract(theirs), jnp.zeros((), jnp.int32))
+        ours = OvercookedState(extract(theirs), jnp.zeros((), jnp.int32))
         return jax.lax.scan(step, (theirs, ours), actions)[1]
 
     return play
@@ -108,11 +107,11 @@ def test_each_cook_sees_itself_first():
 
 def test_two_deliveries_at_once_count_twice():
     env = kitchen("asymm_advantages")
-    shift = env.reset(jax.random.key(0))
+    state = env.reset(jax.random.key(0))
     places = {"position": [[3, 2], [7, 1]], "facing": [NORTH, EAST], "holding": [DISH, DISH]}
-    served = shift.kitchen._replace(**{k: jnp.array(v, jnp.uint8) for k, v in places.items()})
-    shift = shift._replace(kitchen=served)
-    after, outcome = jax.jit(env.step)(jax.random.key(0), shift, jnp.full(2, INTERACT))
+    served = state.kitchen._replace(**{k: jnp.array(v, jnp.uint8) for k, v in places.items()})
+    state = state._replace(kitchen=served)
+    after, outcome = jax.jit(env.step)(jax.random.key(0), state, jnp.full(2, INTERACT))
     assert outcome.reward == 40 and outcome.stats["deliveries"] == after.deliveries == 2
 
 
@@ -155,7 +154,7 @@ def test_conv_is_a_convolution():
 @pytest.mark.parametrize("recurrent", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_weight_of_the_cnn_is_reached(recurrent):
     T, B, N, shape = 3, 4, 2, (4, 5, 6)
-    agent = Agent(5, 16, 1, recurrent, grid=shape)
+    agent = Agent(outputs=5, hidden=16, layers=1, recurrent=recurrent, grid=shape)
     x = jax.random.normal(jax.random.key(0), (T, B, N, 4 * 5 * 6 + N))  # the grid, and an index
     hidden, first = jnp.zeros((B, N, 16)), jnp.zeros((T, B), bool).at[0].set(True)
     params = jax.jit(agent.init)(jax.random.key(1), hidden, x, first)
@@ -172,7 +171,7 @@ def test_every_weight_of_the_cnn_is_reached(recurrent):
 def test_a_cnn_needs_a_grid():
     config = load("qmix", env="probe/clock", **{"net.torso": "cnn"})
     with pytest.raises(ConfigError, match=r"^net.torso=cnn: .* use net.torso=mlp$"):
-        make_algorithm(config, make(config).spec)
+        make_algorithm(config, make_env(config).spec)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +179,10 @@ def test_a_cnn_needs_a_grid():
 )
 def test_training_runs(preset, torso):
     """A few updates; of the central agent, too, where there is one."""
-    config = load(preset, env="overcooked/cramped_room", **TINY | {
-        "net.torso": torso, "net.layers": 1, "overcooked.horizon": 12, "collect.length": 12,
-        "collect.envs": 2, "collect.transitions_per_update": 12, "replay.capacity": 8, "replay.batch": 2,
+    config = load(preset, env="overcooked/cramped_room", **{
+        "net.torso": torso, "net.layers": 1, "net.hidden": 8, "algo.hyper_embed": 8,
+        "env_options.horizon": 12, "collect.length": 12, "collect.envs": 2,
+        "collect.transitions_per_update": 12, "replay.capacity": 8, "replay.batch": 2,
         "run.total_steps": 96, "run.evals": 1, "run.eval_episodes": 2,
     })  # fmt: skip
     state, metrics = jax.jit(make_train(config))(jax.random.key(0), config.hypers)

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from me_igm_jax import ConfigError, load
+from me_igm_jax.networks.messages import exchanged
 from one_step import (
     KEY,
     actor_critic_rates,
@@ -43,17 +46,16 @@ from oracle import (
     utilities,
 )
 
-from me_igm_jax.presets import load
-
 D = 2  # numbers from each agent to each
 SMALL = {
-    "net.hidden": 8, "net.last_action": True, "algo.hyper_embed": 6, "algo.mixing_embed": 5,
-    "algo.central_embed": 7, "pac.message": D, "hypers.alpha": 0.5, "hypers.max_grad_norm": 1e3,
-    "hypers.message_weight": 0.7, "hypers.message_beta": 0.3, "hypers.lr": 2e-3,
+    "net.hidden": 8, "net.last_action": True, "algo.central_embed": 7, "algo.message": D,
+    "hypers.alpha": 0.5, "hypers.max_grad_norm": 1e3, "hypers.message_weight": 0.7,
+    "hypers.message_beta": 0.3, "hypers.lr": 2e-3,
 }  # fmt: skip
+QMIX = {"algo.hyper_embed": 6, "algo.mixing_embed": 5}
 CASES = {
-    "pac": {},
-    "vdn": {"algo.mixer": "vdn", "algo.weighting": "centrally", "pac.target_entropy": "given",
+    "pac": QMIX,
+    "vdn": {"algo.mixer": "vdn", "algo.weighting": "centrally", "algo.target_entropy": "given",
             "hypers.alpha_end": 0.8, "net.recurrent": False},
 }  # fmt: skip
 
@@ -65,7 +67,7 @@ def c(request) -> SimpleNamespace:
     c.noise = np.float64(jax.random.normal(KEY, (T + 1, B, N, N * D)))
     c.alpha = max(c.hypers.alpha, c.hypers.alpha_end)
     c.now = evaluate(c.config, c.params, c.batch, c.noise, c.alpha)
-    c.goal, c.label = make_goal(c.config, c.now, c.params, c.target, c.batch)
+    c.targets, c.label = make_targets(c.config, c.now, c.params, c.target, c.batch)
     return c
 
 
@@ -106,7 +108,7 @@ def evaluate(config, params, batch, noise, alpha, held=None):
     return SimpleNamespace(**locals())
 
 
-def make_goal(config, now, params, target, batch):
+def make_targets(config, now, params, target, batch):
     """The TD(lambda) target, and every agent's best action beside the others' most probable ones."""
     central = utilities(target["central_agent"], batch)
     value = q_hat(target, central, now.best, batch.steps.state)
@@ -123,14 +125,14 @@ def make_goal(config, now, params, target, batch):
 
 def losses(c, now):
     if c.config.algo.weighting == "optimistic":
-        full = c.now.q_tot < c.goal
+        full = c.now.q_tot < c.targets
     else:
-        full = (c.batch.action == c.now.best[:T]).all(-1) | (c.goal > c.now.hat_best)
+        full = (c.batch.action == c.now.best[:T]).all(-1) | (c.targets > c.now.hat_best)
     w = np.where(full, 1, c.hypers.optimistic_weight)
     return masked_means(
         c.batch,
-        loss_critic=w * (now.q_tot - c.goal) ** 2 / 2,
-        loss_central=(now.hat - c.goal) ** 2 / 2,
+        loss_critic=w * (now.q_tot - c.targets) ** 2 / 2,
+        loss_central=(now.hat - c.targets) ** 2 / 2,
         loss_actor=now.actor,
         loss_label=-np.log(chosen(now.guess, c.label)).sum(-1),
         message_nats=(now.sent[:T] ** 2 / 2).sum((-2, -1)),
@@ -146,7 +148,7 @@ def test_forward(c):
 
 def test_losses_and_targets(c):
     h = entropy(c.now.pi)[:T].sum(-1) / N
-    means = masked_means(c.batch, target=c.goal, q_tot=c.now.q_tot, entropy=h)
+    means = masked_means(c.batch, target=c.targets, q_tot=c.now.q_tot, entropy=h)
     assert_metrics(c.metrics, losses(c, c.now) | means | {"alpha": c.alpha})
     free = c.batch.steps.avail[:T].sum(-1) > 1  # or the labels would show nothing
     assert (c.label != c.now.best[:T])[free].any() and (c.label == c.now.best[:T])[free].any()
@@ -163,7 +165,7 @@ def test_gradient_and_step(c):
 
 def test_temperature(c):
     """It is learned below its floor too."""
-    wanted = -A if c.config.pac.target_entropy == "actions" else c.hypers.target_entropy
+    wanted = -A if c.config.algo.target_entropy == "actions" else c.hypers.target_entropy
     excess = np.average(entropy(c.now.pi)[:T].sum(-1), weights=c.batch.mask) - N * wanted
     gradient = optax.tree_utils.tree_get(c.after.alpha_opt_state, "mu") / (1 - 0.9)
     np.testing.assert_allclose(gradient, c.hypers.alpha * excess, rtol=1e-4)
@@ -204,10 +206,22 @@ def test_exploration_is_epsilon_greedy(c, eps, share):
 
 
 def test_one_shot_games_are_read_once():
-    game = assert_read_once(load("pac", env="matrix/qtran", **SMALL))
+    game = assert_read_once(load("pac", env="matrix/qtran", **SMALL, **QMIX))
     np.testing.assert_allclose(game.metrics["target"], game.batch.reward.mean(), rtol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, game.after.target, game.learner.target)
     assert game.view.q.shape == game.view.probs.shape == (1, 9, 2, 3)
+
+
+def test_messages_reach_their_agents():
+    """Part i of what j sends is part j of what i is told."""
+    sent = jnp.arange(N * N * D).reshape(N, N * D)
+    told = exchanged(sent).reshape(N, N, D)
+    np.testing.assert_array_equal(told, sent.reshape(N, N, D).swapaxes(0, 1))
+
+
+def test_qplex_is_refused():
+    with pytest.raises(ConfigError, match=r"algo\.mixer=qplex: .* use algo\.mixer=qmix"):
+        load("pac", env="probe/clock", **{"algo.mixer": "qplex"})
 
 
 @pytest.mark.slow

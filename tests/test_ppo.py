@@ -12,6 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+from me_igm_jax import ConfigError, load, make_train
+from me_igm_jax.algos import make_algorithm
+from me_igm_jax.algos.ppo import clipped_gain, normalised
+from me_igm_jax.ops.running_statistics import Statistics, moments, no_statistics, tracked
 from one_step import (
     KEY,
     adam_moments,
@@ -25,22 +30,20 @@ from one_step import (
 )
 from oracle import SPEC, B, T, chosen, entropy, huber, make_batch, policy, unroll, utilities
 
-from me_igm_jax import ConfigError
-from me_igm_jax.algos import make_algorithm
-from me_igm_jax.algos.ppo import Running
-from me_igm_jax.presets import load
-from me_igm_jax.train import make_train
-
 # Steps so large, and clips so small, that these are seen both at rest and at work.
 SMALL = {
     "net.hidden": 8, "net.layer_norm": False, "net.last_action": True, "net.agent_id": True,
-    "net.recurrent": True, "ppo.epochs": 1, "ppo.minibatches": 1, "hypers.clip": 0.15,
-    "hypers.huber_delta": 0.4, "hypers.entropy_weight": 0.05, "hypers.max_grad_norm": 1e6,
+    "net.recurrent": True, "algo.epochs": 1, "algo.minibatches": 1, "hypers.clip": 0.15,
+    "hypers.entropy_weight": 0.05, "hypers.max_grad_norm": 1e6,
     "hypers.lr": 0.05, "hypers.critic_lr": 0.03,
 }  # fmt: skip
+HUBER = {"hypers.huber_delta": 0.4}
 CASES = {
-    "mappo": {}, "ippo": {}, "mappo_jaxmarl": {}, "ippo unclipped": {"ppo.clip_values": False},
-}  # fmt: skip
+    "mappo": HUBER,
+    "ippo": HUBER,
+    "mappo_jaxmarl": {},
+    "ippo unclipped": HUBER | {"algo.clip_values": False},
+}
 MEAN, DEVIATION, WEIGHT = 0.7, 1.5, 0.3  # of the running statistics before the update
 
 
@@ -48,9 +51,9 @@ def make_learner(case, **overrides):
     config = load(case.split()[0], env="probe/clock", **(SMALL | CASES[case] | overrides))
     algo = make_algorithm(config, SPEC)
     learner, params, _ = random_learner(algo, config.hypers)
-    if config.ppo.normalise_values:
+    if config.algo.normalise_values:
         stats = (WEIGHT * x for x in (MEAN, MEAN**2 + DEVIATION**2, 1.0))
-        learner = learner._replace(target=Running(*map(jnp.float32, stats)))
+        learner = learner._replace(statistics=Statistics(*map(jnp.float32, stats)))
     return config, algo, learner, params
 
 
@@ -76,7 +79,7 @@ def c(request) -> SimpleNamespace:
 
 def critic(config, params, batch):
     """The critic's outputs, [T+1, B, M]."""
-    if config.ppo.critic == "state":
+    if config.algo.critic == "state":
         return unroll(params["critic"], batch.steps.state, batch.first)
     return utilities(params["critic"], batch)[..., 0]
 
@@ -109,7 +112,7 @@ def look_back(config, params, batch):
     hypers, mask = config.hypers, batch.mask
     live = batch.steps.alive[:T] * mask[..., None]
     output = critic(config, params, batch)
-    normalise = config.ppo.normalise_values
+    normalise = config.algo.normalise_values
     value = MEAN + DEVIATION * output if normalise else output
     advantage = np.zeros(value[:T].shape)
     for t, b in np.argwhere(mask):
@@ -140,9 +143,9 @@ def losses(config, params, old, batch, part=slice(None)):
     gain = np.minimum(ratio * old.advantage, np.clip(ratio, 1 - clip, 1 + clip) * old.advantage)
     value = critic(config, params, batch)[:T]
     errors = [value - old.target]
-    if config.ppo.clip_values:
+    if config.algo.clip_values:
         errors.append(np.clip(value, old.value - clip, old.value + clip) - old.target)
-    errors = [huber(e, hypers.huber_delta) if config.ppo.huber else e**2 / 2 for e in errors]
+    errors = [huber(e, hypers.huber_delta) if config.algo.huber else e**2 / 2 for e in errors]
     actors = {
         "loss_actor": -gain, "entropy": entropies, "approx_kl": ratio - 1 - np.log(ratio),
         "clip_fraction": np.abs(ratio - 1) > clip,
@@ -164,7 +167,7 @@ def test_losses_targets_and_statistics(c):
     expected = losses(c.config, c.params, c.old, c.batch) | c.old.means
     assert_metrics(c.metrics, expected)
     assert expected["approx_kl"] == expected["clip_fraction"] == 0 and c.after.updates == 1
-    np.testing.assert_allclose(c.after.target, c.old.stats, rtol=1e-5)
+    np.testing.assert_allclose(c.after.statistics, c.old.stats, rtol=1e-5)
 
 
 def test_the_first_step(c):
@@ -183,7 +186,7 @@ def test_the_first_step(c):
 
 def test_the_second_step(c):
     """Away from the old policy and values all clips are at work; what is old stays as it was."""
-    after, metrics = updated(c.case, **{"ppo.epochs": 2})
+    after, metrics = updated(c.case, **{"algo.epochs": 2})
     params = jax.tree.map(np.float64, c.after.params)
     value = critic(c.config, params, c.batch)[:T]
     assert (np.abs(value - c.old.value) > c.config.hypers.clip).any()
@@ -194,13 +197,13 @@ def test_the_second_step(c):
     grads = jax.tree.map(lambda now, before: (now - 0.9 * before) / (1 - 0.9), *pairs)
     assert_slopes(params, grads, lambda: total(c.config, params, c.old, c.batch))
     assert after.updates == 2
-    np.testing.assert_allclose(after.target, c.old.stats, rtol=1e-5)
+    np.testing.assert_allclose(after.statistics, c.old.stats, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["mappo", "ippo"])
 def test_minibatches(case):
     """Every pass cuts all sequences into parts anew; the moments add up the parts' slopes."""
-    still = {"ppo.epochs": 2, "ppo.minibatches": 2, "hypers.lr": 1e-9, "hypers.critic_lr": 1e-9}
+    still = {"algo.epochs": 2, "algo.minibatches": 2, "hypers.lr": 1e-9, "hypers.critic_lr": 1e-9}
     after, metrics = updated(case, **still)
     config, _, _, params = make_learner(case)
     batch = make_batch()
@@ -248,7 +251,7 @@ def test_who_reads_the_state(case):
 @pytest.mark.parametrize("case", ["mappo", "ippo"])
 def test_what_is_not_real_changes_nothing(case):
     """Not even through probabilities that overflow."""
-    config, algo, learner, _ = make_learner(case, **{"ppo.epochs": 3, "ppo.minibatches": 2})
+    config, algo, learner, _ = make_learner(case, **{"algo.epochs": 3, "algo.minibatches": 2})
     batch = jax.tree.map(jnp.asarray, make_batch())  # sequence 0 ends after transition 2
     steps = batch.steps._replace(
         obs=batch.steps.obs.at[4:, 0].set(1e4),
@@ -267,15 +270,39 @@ def test_one_shot_games_are_read_once():
     np.testing.assert_allclose(game.metrics["target"], game.batch.reward.mean(), rtol=1e-5)
 
 
-def test_settings_that_are_off_policy_are_refused():
+def test_only_the_collection_has_a_size():
+    """Replay, batch and updates follow from it; the policy explores by itself."""
+    assert load("mappo", env="smax/2s3z", **{"collect.envs": 128}).collect.envs == 128
     for key, value, message in (
-        ("replay.capacity", 64, "must be collect.envs=32"),
-        ("collect.transitions_per_update", 2048, "must be 4096"),
-        ("ppo.minibatches", 5, "must divide collect.envs=32"),
-        ("hypers.eps_end", 0.1, "must be 0"),
+        ("replay.capacity", 64, ": mappo on smax/2s3z does not read it"),
+        ("collect.transitions_per_update", 2048, ": mappo on smax/2s3z does not read it"),
+        ("algo.minibatches", 5, "=5: must divide collect.envs=32"),
+        ("hypers.eps_end", 0.1, ": unknown key of learner ppo"),
     ):
-        with pytest.raises(ConfigError, match=f"{key}={value}: {message}"):
+        with pytest.raises(ConfigError, match=f"{key}{message}"):
             load("mappo", env="smax/2s3z", **{key: value})
+
+
+# -- the parts, one by one ------------------------------------------------------------------------
+
+
+def test_nothing_is_gained_beyond_the_clip():
+    ratio = jnp.array([0.5, 1.0, 1.5, 0.5, 1.0, 1.5])
+    advantage = jnp.array([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
+    wanted = [1.0, 2.0, 2.4, -1.6, -2.0, -3.0]
+    np.testing.assert_allclose(clipped_gain(ratio, advantage, 0.2), wanted, rtol=1e-6)
+
+
+def test_normalised_over_what_is_real():
+    x, mask = jnp.array([1.0, 3.0, 1e3]), jnp.array([1.0, 1.0, 0.0])
+    np.testing.assert_allclose(normalised(x, mask)[:2], [-1.0, 1.0], rtol=1e-4)
+
+
+def test_statistics_have_no_bias_towards_their_start():
+    """Averages that start at zero give the moments of the first batch."""
+    x, mask = jnp.array([1.0, 3.0, 1e3]), jnp.array([1.0, 1.0, 0.0])
+    np.testing.assert_allclose(moments(tracked(no_statistics(), x, mask)), (2.0, 1.0), rtol=1e-2)
+    np.testing.assert_allclose(moments(no_statistics()), (0.0, 0.1), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

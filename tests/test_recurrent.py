@@ -1,11 +1,11 @@
-"""The GRU's own backward pass against differentiation of the plain scan, in float64."""
+"""The backward pass of the GRU against differentiation of the plain scan, in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from me_igm_jax.recurrent import GRUWeights, _cell, gru
+from me_igm_jax.networks.gru import GRUWeights, _cell, gru
 
 
 def plain(weights, h, x, first):
@@ -37,8 +37,8 @@ def test_gradient_is_that_of_the_scan(batched):
 
             return jax.jit(jax.vmap(pull) if batched else pull)(weights, h, x, first)
 
-        ours, theirs = gradient(gru), gradient(plain)
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        own, derived = gradient(gru), gradient(plain)
+        for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(derived), strict=True):
             assert np.abs(b).max() > 0.01
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 

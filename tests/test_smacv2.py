@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from me_igm_jax.envs import make, smacv2, smax, smax_units
-from me_igm_jax.envs import smax_battle as battle
-from me_igm_jax.envs import smax_heuristic as heuristic
-from me_igm_jax.presets import load
+from me_igm_jax.envs import smax
+from me_igm_jax.envs.smax import SmaxOptions, battle, heuristic, smacv2, views
+from me_igm_jax.envs.smax import units as tables
+from me_igm_jax.envs.smax.simulator import make_simulator
 
 WEIGHTS = np.array(smacv2.WEIGHTS)
 STOP, NORTH, FIRE = 4, 0, 5
@@ -20,12 +20,16 @@ STOP, NORTH, FIRE = 4, 0, 5
 
 @cache
 def simulator(name):
-    return smax_units.simulator(name, see_enemy_actions=False, walls_cause_death=False)
+    return make_simulator(name, see_enemy_actions=False, walls_cause_death=False)
+
+
+def make(name, **options):
+    return smax.make(name, SmaxOptions(**options))
 
 
 def starts(name, count):
     """Start states of `count` battles."""
-    env = make(load("qmix", env=f"smax/{name}"))
+    env = make(name)
     return jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), count)).units
 
 
@@ -65,7 +69,7 @@ def holder(sim, steps):
 # -- teams ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("race", smax_units.RACES)
+@pytest.mark.parametrize("race", tables.RACES)
 def test_teams_follow_the_weights(race):
     types = np.asarray(starts(f"{race}_5_vs_5", 4000).unit_types)
     counts = np.bincount(types[:, :5].reshape(-1), minlength=3)
@@ -74,7 +78,7 @@ def test_teams_follow_the_weights(race):
     np.testing.assert_array_equal(np.sort(types[:, :5]), np.sort(types[:, 5:]))
 
 
-@pytest.mark.parametrize("race", smax_units.RACES)
+@pytest.mark.parametrize("race", tables.RACES)
 def test_a_single_surplus_enemy_is_never_the_exception(race):
     """JaxMARL's surplus enemies are always of type 0; SMACv2's follow the race's rule."""
     units = starts(f"{race}_10_vs_11", 4000)
@@ -101,8 +105,8 @@ def test_three_surplus_enemies_may_hold_the_exception_but_not_three_of_it():
 
 
 def test_allies_are_sorted_by_type_and_place():
-    draw = jax.jit(jax.vmap(lambda k: smacv2.draw_battle(k, smax_units.RACES["zerg"], 10, 10)))
-    types, positions = map(np.asarray, draw(jax.random.split(jax.random.key(0), 200)))
+    sample = jax.jit(jax.vmap(lambda k: smacv2.sample_battle(k, tables.RACES["zerg"], 10, 10)))
+    types, positions = map(np.asarray, sample(jax.random.split(jax.random.key(0), 200)))
     kinds = np.array([2, 1, 0])[types[:, :10]]  # zergling, hydralisk, baneling by their names
     assert (np.diff(kinds, axis=1) >= 0).all()
     ascends = np.diff(positions[:, :10, 0], axis=1) >= 0
@@ -113,8 +117,8 @@ def test_allies_are_sorted_by_type_and_place():
 
 
 def test_reflected_starts():
-    draw = jax.jit(jax.vmap(lambda k: smacv2.reflect(k, 5, 7)))
-    place = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    sample = jax.jit(jax.vmap(lambda k: smacv2.reflect(k, 5, 7)))
+    place = np.asarray(sample(jax.random.split(jax.random.key(0), 4000)))
     x, y = place[:, :5, 0], place[:, :5, 1]
     assert scipy.stats.kstest(x[:, 0] / 15, "uniform").pvalue > 0.01
     assert scipy.stats.kstest(y[:, 0] / 32, "uniform").pvalue > 0.01
@@ -125,9 +129,9 @@ def test_reflected_starts():
 
 def test_surrounded_starts():
     """Allies within the jitter of the centre; 1 to 4 groups of enemies on diagonals of their own."""
-    m = 40  # so many that all drawn groups have members
-    draw = jax.jit(jax.vmap(lambda k: smacv2.surround(k, 5, m)))
-    place = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    m = 40  # so many that all groups have members
+    sample = jax.jit(jax.vmap(lambda k: smacv2.surround(k, 5, m)))
+    place = np.asarray(sample(jax.random.split(jax.random.key(0), 4000)))
     assert np.abs(place[:, :5] - 16).max() <= smacv2.JITTER + 1e-5
     enemies = place[:, 5:]
     # Up to the jitter every enemy stands on a diagonal: |x - 16| = |y - 16|, 2 to 16 from the centre.
@@ -143,8 +147,8 @@ def test_surrounded_starts():
 
 
 def test_half_of_the_battles_are_surrounded():
-    draw = jax.jit(jax.vmap(lambda k: smacv2.draw_positions(k, 5, 5)))
-    place = draw(jax.random.split(jax.random.key(1), 2000))
+    sample = jax.jit(jax.vmap(lambda k: smacv2.sample_positions(k, 5, 5)))
+    place = sample(jax.random.split(jax.random.key(1), 2000))
     surrounded = (jnp.abs(place[:, :5] - 16).max((1, 2)) <= smacv2.JITTER + 1e-5).mean()
     assert abs(surrounded - 0.5) < 0.03
 
@@ -162,17 +166,17 @@ def test_no_unit_dies_from_where_it_was_born(name):
 @pytest.mark.parametrize("name", ["protoss_10_vs_11", "MMM"])
 def test_the_state_is_of_order_one(name):
     """JaxMARL's holds raw positions, cooldowns and type numbers."""
-    env = make(load("qmix", env=f"smax/{name}"))
+    env = make(name)
     look = jax.jit(jax.vmap(lambda key: env.observe(env.reset(key)).state))
     state = look(jax.random.split(jax.random.key(0), 50))
     assert jnp.abs(state).max() <= 1.0
 
 
 def test_defaults_are_smacv2s():
-    env = make(load("qmix", env="smax/protoss_20_vs_23"))
+    env = make("protoss_20_vs_23")
     assert env.spec.horizon == 200 and env.spec.n_agents == 20 and env.spec.n_actions == 28
-    assert make(load("qmix", env="smax/3m")).spec.horizon == 100
-    assert make(load("qmix", env="smax/MMM2")).spec.horizon == 180
+    assert make("3m").spec.horizon == 100
+    assert make("MMM2").spec.horizon == 180
 
 
 # -- units ----------------------------------------------------------------------------------------
@@ -223,11 +227,11 @@ def test_medivac_heals_until_its_energy_is_spent():
 def test_medivac_heals_neither_itself_nor_medivacs_nor_the_dead_nor_beyond_full_health():
     sim = simulator("terran_5_vs_5")
     s = place(sim, {0: ("medivac", (10, 10)), 1: ("medivac", (11, 10)), 2: ("marine", (10, 11))})
-    avail = smax.team_avail(sim, s)
+    avail = views.team_avail(sim, s)
     assert avail[0, FIRE:].tolist() == [False, False, True, False, False]
     assert fight(sim, s, {0: FIRE + 2}).unit_health[2] == 45
     far = place(sim, {0: ("medivac", (10, 10)), 2: ("marine", (20, 11))})
-    assert not smax.team_avail(sim, far)[0, FIRE:].any()
+    assert not views.team_avail(sim, far)[0, FIRE:].any()
 
 
 def test_who_can_shoot_at_the_air():
@@ -236,7 +240,7 @@ def test_who_can_shoot_at_the_air():
         0: ("marine", (10, 10)), 1: ("marauder", (10, 11)), 5: ("medivac", (12, 10)),
         6: ("marine", (12, 11)),
     })  # fmt: skip
-    avail = smax.team_avail(sim, s)[:, FIRE:]
+    avail = views.team_avail(sim, s)[:, FIRE:]
     assert avail[0, :2].tolist() == [True, True] and avail[1, :2].tolist() == [False, True]
     assert fight(sim, s, {1: FIRE}).unit_health[5] == 150
 
@@ -265,7 +269,7 @@ def test_enemy_healer_goes_to_the_closest_wounded_and_heals_it():
 @pytest.mark.parametrize("reward", ["smax", "smacv2"])
 def test_a_perfect_battle_returns_twenty(reward):
     """All enemies killed one after the other by allies that nobody shoots at."""
-    env = make(load("qmix", env="smax/protoss_5_vs_5", **{"smax.reward": reward}))
+    env = make("protoss_5_vs_5", reward=reward)
     sim = simulator("protoss_5_vs_5")
     state = jax.jit(env.reset)(jax.random.key(0))
     before, total = state.units, 0.0

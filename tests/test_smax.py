@@ -8,18 +8,17 @@ from jaxmarl.environments.smax import HeuristicEnemySMAX
 from jaxmarl.environments.smax.distributions import SurroundAndReflectPositionDistribution
 from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
-from me_igm_jax.envs import smax, smax_units
-from me_igm_jax.envs import smax_battle as battle
-from me_igm_jax.envs import smax_heuristic as heuristic
-from me_igm_jax.envs.smax_starts import EqualTeams
-from me_igm_jax.presets import load
+from me_igm_jax.envs import smax
+from me_igm_jax.envs.smax import SmaxOptions, battle, heuristic, units, views
+from me_igm_jax.envs.smax.simulator import constructor_arguments, make_simulator
+from me_igm_jax.envs.smax.starts import EqualTeams
 
 
 def pair(name):
     """JaxMARL's game and our simulator, our additions switched off."""
-    sim = smax_units.simulator(name)
+    sim = make_simulator(name)
     sim.specials = None
-    return HeuristicEnemySMAX(**smax_units.constructor_arguments(name)), sim
+    return HeuristicEnemySMAX(**constructor_arguments(name)), sim
 
 
 def jaxmarl_numbers(sim, key):
@@ -52,7 +51,7 @@ def test_battle_equals_jaxmarl(name):
         def step(carry, key):
             theirs, state, memory = carry
             act_key, key = jax.random.split(key)
-            avail = smax.team_avail(sim, state)
+            avail = views.team_avail(sim, state)
             action = jax.random.categorical(act_key, jnp.where(avail, 0.0, -1e9))
             named = {a: action[i] for i, a in enumerate(game.agents)}
             obs, theirs, reward, _, _ = game.step_env(key, theirs, named)
@@ -77,8 +76,10 @@ def test_battle_equals_jaxmarl(name):
                 "move": (alive[:, None] * jnp.abs(prev.prev_movement_actions - moves)).max(),
                 "target": (alive * jnp.abs(prev.prev_attack_actions - after.prev_attack_actions)).max(),
                 "reward": jnp.abs(reward[game.agents[0]] - gain - won),
-                "obs": jnp.abs(jnp.stack([obs[a] for a in game.agents]) - smax.team_obs(sim, after)).max(),
-                "avail": ((their_avail != smax.team_avail(sim, after)) & ~at_the_limit).astype(float).max(),
+                "obs": jnp.abs(jnp.stack([obs[a] for a in game.agents]) - views.team_obs(sim, after)).max(),
+                "avail": ((their_avail != views.team_avail(sim, after)) & ~at_the_limit)
+                .astype(float)
+                .max(),
             }
             # Each step starts from JaxMARL's state: crowds amplify rounding until decisions differ.
             return (theirs, theirs.state, memory), (differences, over)
@@ -112,8 +113,8 @@ def test_starts_are_jaxmarls():
 
 
 def test_scenario_names_are_jaxmarls():
-    assert set(smax_units.JAXMARL_SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
-    assert set(smax_units.JAXMARL_SCENARIOS) < set(smax.names())
+    assert set(units.JAXMARL_SCENARIOS) == set(MAP_NAME_TO_SCENARIO)
+    assert set(units.JAXMARL_SCENARIOS) < set(smax.names())
 
 
 def test_unit_numbers_are_jaxmarls():
@@ -123,15 +124,14 @@ def test_unit_numbers_are_jaxmarls():
         "speed": "velocities", "damage": "attacks", "range": "attack_ranges", "sight": "sight_ranges",
         "radius": "radiuses", "health": "health", "cooldown": "weapon_cooldowns",
     }  # fmt: skip
-    assert set(smax_units.UNITS) - set(theirs.unit_type_names) == {"colossus", "baneling", "medivac"}
+    assert set(units.UNITS) - set(theirs.unit_type_names) == {"colossus", "baneling", "medivac"}
     for ours, name in columns.items():
-        values = [getattr(smax_units.UNITS[unit], ours) for unit in theirs.unit_type_names]
+        values = [getattr(units.UNITS[unit], ours) for unit in theirs.unit_type_names]
         np.testing.assert_allclose(values, getattr(theirs, f"unit_type_{name}"), rtol=1e-6)
 
 
 def test_time_limit_is_exact_and_terminal():
-    config = load("qmix", env="smax/3m", **{"smax.max_steps": 7, "smax.walls_cause_death": False})
-    env = smax.make("3m", config)
+    env = smax.make("3m", SmaxOptions(max_steps=7, walls_cause_death=False))
 
     def step(state, key):
         state, outcome = env.step(key, state, jnp.full((3,), 4))  # nobody moves
@@ -144,15 +144,13 @@ def test_time_limit_is_exact_and_terminal():
 
 
 def test_state_is_normalised_and_dead_units_vanish():
-    config = load("qmix", env="smax/smacv2_5_units")
-    env = smax.make("smacv2_5_units", config)
+    env = smax.make("smacv2_5_units", SmaxOptions())
     state = env.reset(jax.random.key(3))
     step = env.observe(state)
     assert step.state.shape == (env.spec.state_dim,) and step.obs.shape[1:] == env.spec.obs_shape
     assert jnp.abs(step.state).max() <= 1.0
-    units = state.units.replace(unit_alive=state.units.unit_alive.at[0].set(False))
-    dead = state._replace(units=units)
-    seen = env.observe(dead)
+    dead = state.units.replace(unit_alive=state.units.unit_alive.at[0].set(False))
+    seen = env.observe(state._replace(units=dead))
     assert not seen.alive[0] and jnp.all(seen.obs[0] == 0)
     assert seen.avail[0].tolist() == [False] * 4 + [True] + [False] * 5
     assert jnp.all(seen.state[: 5 + 6] == 0)

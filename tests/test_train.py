@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from me_igm_jax import sweep
-from me_igm_jax.presets import load
-from me_igm_jax.train import make_program, make_train
+from me_igm_jax import ConfigError, load, make_program, make_train, sweep
+from me_igm_jax.training.train import learning_data
 
 SMALL = {
     "run.total_steps": 400, "run.evals": 2, "run.eval_episodes": 4, "run.final_eval_episodes": 4,
@@ -69,14 +68,15 @@ def test_no_key_is_used_twice(preset, overrides):
 @pytest.mark.parametrize("preset", ["mappo", "dop"])
 def test_fresh_data_are_what_was_just_collected(preset):
     """On-policy learners get the last collection; those that learn from both get it before replay's."""
-    options = {k: v for k, v in SMALL.items() if not k.startswith("replay")}
+    options = {k: v for k, v in SMALL.items() if k.startswith(("run", "net"))}
     config = load(preset, env="probe/clock", **options)
-    program, envs = make_program(config), config.collect.envs
-    state = jax.jit(program.init)(jax.random.key(0), config.hypers)
-    numbered = state.ring.reward + jnp.arange(config.replay.capacity)  # each slot holds its own number
-    ring = state.ring._replace(reward=numbered)
+    program = make_program(config)
+    envs, replay = program.schedule.envs, program.replay
+    ring = replay.init()
+    numbered = ring.reward + jnp.arange(program.schedule.capacity)  # each slot holds its number
+    ring = ring._replace(reward=numbered)
     collection = 1 if preset == "dop" else 0
-    batch = program.draw(ring, jnp.asarray(collection), jax.random.key(1), 8)
+    batch = learning_data(program.algo.data, replay, ring, jnp.asarray(collection), jax.random.key(1), 8)
     slots = np.asarray(batch.reward[0])
     np.testing.assert_array_equal(slots[:envs], collection * envs + np.arange(envs))
     assert len(slots) == envs + (8 if preset == "dop" else 0)
@@ -94,7 +94,7 @@ def test_a_sweep_traces_once_and_points_differ():
 
     both = jax.jit(jax.vmap(jax.vmap(counted, (0, None)), (None, 0)))
     for lrs in ([1e-4, 1e-2], [1e-3, 3e-3]):
-        grid = sweep(config.hypers, lr=lrs, target_entropy=[0.1, 0.5])
+        grid = sweep(config, lr=lrs, target_entropy=[0.1, 0.5])
         _, metrics = both(keys(2), grid)
     assert traces == 1 and metrics["return"].shape == (4, 2, 2)  # [P, S, E]
     assert len(np.unique(np.asarray(metrics["q_tot"]).round(6))) == 16
@@ -115,14 +115,38 @@ def test_replay_is_never_selected_or_branched_over():
     assert selects == []
 
 
-def test_schedule_spends_the_asked_steps():
-    config = small(**STREAM)
-    program = make_program(config)
-    state, metrics = jax.jit(make_train(config))(jax.random.key(0), config.hypers)
-    total = program.epochs * program.iterations * 40 + config.warmup_iterations * 40
-    bridges = total - metrics["env_steps"][-1]
-    assert 0 <= bridges < 0.3 * total and metrics["updates"][-1] == program.epochs * program.iterations * 2
-    assert state.env_steps == metrics["env_steps"][-1]
+@pytest.mark.parametrize("overrides", [{}, STREAM], ids=["episodes", "stream"])
+@pytest.mark.parametrize("evals", [1, 3])
+def test_every_seed_gets_its_steps_and_every_evaluation(overrides, evals):
+    """run.total_steps is met to within one collection by each seed; run.evals is their number.
+
+    Episodes of `probe/clock` end at random, so the seeds need different numbers of collections.
+    """
+    config = small(**overrides, **{"run.total_steps": 500, "run.evals": evals})
+    states, metrics = jax.jit(jax.vmap(make_train(config), (0, None)))(keys(5), config.hypers)
+    steps, most = np.asarray(metrics["env_steps"]), 4 * (10 if overrides else 6)
+    assert steps.shape == (5, evals)
+    assert (steps[:, -1] >= 500).all() and (steps[:, -1] < 500 + most).all()
+    for e in range(evals):
+        assert (steps[:, e] >= 500 * (e + 1) / evals).all()
+    np.testing.assert_array_equal(states.env_steps, steps[:, -1])
+
+
+def test_a_seed_learns_the_same_beside_slower_ones():
+    """A seed that has its steps waits: what it learned does not depend on the seeds beside it."""
+    config = small()
+    train = jax.jit(jax.vmap(make_train(config), (0, None)))
+    many, few = (train(keys(n), config.hypers)[0] for n in (5, 2))
+    collections = np.asarray(many.iteration)
+    assert (collections == collections[0]).all()  # the loop is shared
+    assert len(set(np.asarray(many.learner.updates).tolist())) > 1  # the learning is not
+    close(jax.tree.map(lambda x: x[:2], many.learner.params), few.learner.params)
+    np.testing.assert_array_equal(many.learner.updates[:2], few.learner.updates)
+
+
+def test_more_evaluations_than_collections_are_refused():
+    with pytest.raises(ConfigError, match=r"run\.evals=9: .* use run\.evals=8 or fewer"):
+        make_program(small(**{"run.total_steps": 200, "run.evals": 9}))
 
 
 def test_updates_and_targets_follow_episodes():
@@ -135,16 +159,15 @@ def test_updates_and_targets_follow_episodes():
     epoch = jax.jit(program.epoch)
     for e in range(2):
         state, metrics = epoch(state, jnp.int32(e), config.hypers)
-        assert metrics["updates"] == 2 * program.iterations * (e + 1)
-        assert metrics["episodes"] == 4 * (config.warmup_iterations + program.iterations * (e + 1))
+        assert metrics["episodes"] == 4 * state.iteration
+        assert metrics["updates"] == 2 * (state.iteration - program.schedule.warmup)
 
 
 def test_two_vmapped_seeds_start_without_deadlock():
     """jit(vmap(init)) with orthogonal initialisers never returns on two cores; ours must."""
     program = textwrap.dedent("""
         import jax, jax.numpy as jnp
-        from me_igm_jax.presets import load
-        from me_igm_jax.train import make_program
+        from me_igm_jax import load, make_program
         config = load("me_ow_qmix", env="smax/3m", **{"replay.capacity": 64})
         program = make_program(config)
         keys = jax.random.split(jax.random.key(0), 2)
@@ -196,9 +219,7 @@ def check_probe(preset, probe, **overrides):
     for s in range(3):
         learner = jax.tree.map(lambda x, s=s: x[s], state.learner)
         ring = jax.tree.map(lambda x, s=s: x[s], state.ring)
-        from me_igm_jax import replay
-
-        batch = replay.sample(ring, jax.random.key(0), 64, 64)
+        batch = program.replay.sample(ring, 63 // config.collect.envs, jax.random.key(0), 64)
         q = program.algo.inspect(learner, batch).q_tot
         time, gamma = batch.steps.obs[: len(q), :, 0, 0], config.hypers.gamma
         want = {

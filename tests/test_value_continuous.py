@@ -1,44 +1,67 @@
 """ME-IGM with continuous actions: order and IGM on fine grids, the greedy search, one update by hand."""
 
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
-from continuous_oracle import BOX, HALF, HIGH, LOW, D, action_value, continuous_batch, outputs, unit
-from one_step import KEY, assert_first_step, assert_metrics, one_step, random_learner
-from oracle import B, N, T, central_mixer, draw, entropy, lambda_returns, masked_means, opt, qmix, softmax
 
+from conftest import TINY, readable
+from continuous_oracle import BOX, HALF, HIGH, LOW, D, action_value, continuous_batch, outputs, unit
 from me_igm_jax import ConfigError, load
-from me_igm_jax.algos import make_algorithm
-from me_igm_jax.algos.agent import ActionValue, make_agent_net
-from me_igm_jax.boxes import to_unit, uniform
+from me_igm_jax.algos import value_continuous
+from me_igm_jax.algos.value_family import make_parts
+from me_igm_jax.ops.action_box import uniform
 from me_igm_jax.types import Batch, TimeStep
+from one_step import (
+    KEY,
+    algorithm,
+    assert_first_step,
+    assert_metrics,
+    one_step,
+    random_learner,
+)
+from oracle import (
+    B,
+    N,
+    T,
+    central_mixer,
+    draw,
+    entropy,
+    lambda_returns,
+    masked_means,
+    opt,
+    qmix,
+    softmax,
+)
 
 K = 6
 LINE = BOX._replace(action_dim=1)
 SMALL = TINY | {"algo.proposals": K, "net.last_action": True}
+WARM = {"algo.temperature": "fixed", "hypers.alpha": 0.5}
 
 
 def small(preset="me_qmix", **options):
-    return load(preset, env="probe/clock", **(SMALL | options))
+    """The preset's continuous learner, small; a softmax policy has the temperature 0.5."""
+    env = "differential/mtq"
+    if load(preset, env=env).algo.policy == "softmax":
+        options = WARM | options
+    return load(preset, env=env, **(readable(SMALL, preset, env, **options) | options))
 
 
 def build(spec, **options):
     """A configuration, its algorithm and random weights."""
     config = small(**options)
-    algo = make_algorithm(config, spec)
+    algo = algorithm(config, spec)
     return config, algo, random_learner(algo, config.hypers)[0]
 
 
 def library_values(config, spec, learner, step):
     """Q_i of actions [B, ..., N, d] or [B, N, P, d], with the library's own networks."""
-    agent = make_agent_net(config.net, spec, outputs=config.net.hidden)
-    h = agent.step(learner.params["agent"], agent.carry(len(step.obs)), step)[1][..., None, :]
-    value = ActionValue(config.net.hidden)
-    return jax.jit(lambda u: value.apply(learner.params["head"], h, to_unit(u, spec)))
+    parts = make_parts(config, spec)
+    h = parts.agent.step(learner.params["agent"], parts.agent.carry(len(step.obs)), step)[1]
+    return jax.jit(lambda u: value_continuous.action_values(parts, learner.params, h, u))
 
 
 def constant_instant(action):
@@ -46,7 +69,7 @@ def constant_instant(action):
     P, one = len(action), jnp.ones((1, len(action)))
     rng = np.random.default_rng(3)
     obs, state = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((N, 5), (6,)))
-    step = TimeStep(obs, state, jnp.ones((N, 0), bool), jnp.ones((N,), bool))
+    step = TimeStep(obs, state, jnp.ones((N, 1), bool), jnp.ones((N,), bool))
     steps = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, P, *x.shape)), step)
     first = jnp.zeros((2, P), bool).at[0].set(True)
     return Batch(steps, first, action[None, ..., None], one, 0 * one, one)
@@ -69,7 +92,7 @@ def test_igm_on_a_grid(mixer):
 def test_order_is_kept():
     """The density of the action, over many draws, rises with Q_i, with few proposals too: equal-probability
     bins of Q_i hold ever more of the draws."""
-    config, algo, learner = build(LINE, **{"algo.opt_layers": 2, "algo.proposals": 3})
+    config, algo, learner = build(LINE, **{"algo.transform": "opt_two_layers", "algo.proposals": 3})
     learner = learner._replace(log_alpha=jnp.log(0.1))
     batch, P = constant_instant(jnp.zeros((1, N))), 40_000
     step = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (P, *x.shape[2:])), batch.steps)
@@ -99,18 +122,19 @@ def test_greedy_search(dims):
     assert (found[..., 0] >= over_grid.max(-1) - 1e-5).all()
 
 
-@pytest.mark.parametrize("option", ["algo.transform=mlp", "algo.weighting=centrally", "algo.fit=qtran"])
-def test_parts_that_enumerate_actions_refuse(option):
-    key, value = option.split("=")
-    with pytest.raises(ConfigError, match=f"{option}: needs discrete actions"):
-        build(LINE, **{"algo.central_critic": True, key: value})
+@pytest.mark.parametrize("preset", ["mlp_qmix", "cw_qmix", "qtran", "soft_qmix_released"])
+def test_members_that_enumerate_actions_refuse(preset):
+    with pytest.raises(ConfigError, match=r"algo\.(transform|weighting|fit)"):
+        load(preset, env="differential/mtq")
 
 
 @pytest.mark.parametrize("preset", ["qmix", "me_qplex", "soft_qmix", "me_ow_qmix"])
 def test_members_step(preset):
     """Every part runs, with finite metrics, and what is masked or padded changes nothing."""
+    soft = {"loss_opt", "delta_q", "entropy", "alpha"}
     c = one_step(small(preset), BOX, continuous_batch())
     assert all(np.isfinite(x) for x in c.metrics.values())
+    assert soft & set(c.metrics) == (set() if preset == "qmix" else soft)
     dirty = c.given._replace(reward=jnp.where(c.given.mask > 0, c.given.reward, -7.0))
     same, _ = c.update(c.learner, dirty, KEY, 0.0, c.hypers)
     jax.tree.map(np.testing.assert_array_equal, c.after.params, same.params)
@@ -128,19 +152,28 @@ def critic_value(params, batch, action):
     return central_mixer(params["central_mixer"]["params"], q, batch.steps.state[: len(action)])
 
 
-def evaluated(params, batch, held_q=None):
-    """Q_tot, its utilities, sum_i OPT_i(sg Q_i) and Q^ of the batch's actions."""
+class Evaluation(NamedTuple):
+    """What the oracle computes from the batch's actions and the weights."""
+
+    q: np.ndarray  # [T, B, N] utilities
+    q_tot: np.ndarray  # [T, B]
+    opt_sum: np.ndarray  # [T, B] sum_i OPT_i(sg Q_i)
+    q_hat: np.ndarray  # [T, B] the central critic's
+
+
+def evaluated(params, batch, held_q=None) -> Evaluation:
+    """Values at `params`; `held_q` replaces the utilities behind the stop-gradient."""
     state = batch.steps.state[:T]
     q = action_value(params["head"], outputs(params["agent"], batch)[:T], unit(batch.action))
     logits = opt(params["transform"], (q if held_q is None else held_q)[..., None], state, layers=1)
-    return SimpleNamespace(
+    return Evaluation(
         q=q, q_tot=qmix(params["mixer"]["params"], q, state), opt_sum=logits.sum((-2, -1)),
         q_hat=critic_value(params, batch, batch.action),
     )  # fmt: skip
 
 
 def test_one_step_by_hand():
-    config = small("me_ow_qmix", **{"algo.central_embed": 8, "hypers.alpha": 0.5})
+    config = small("me_ow_qmix", **{"algo.central_critic": True, "algo.central_embed": 8})
     c = one_step(config, BOX, continuous_batch())
     hypers, batch, params = c.hypers, c.batch, c.params
 

@@ -1,52 +1,36 @@
-"""Algorithms as tuples of pure functions. One file and one line here per learner."""
+"""Learners, a file each, and `make_algorithm`, which builds the one that a configuration names.
+
+Here stand the names of the built-in learners; the module of a learner is imported when it is used.
+"""
 
 from ..config import Config, ConfigError
-from ..precision import with_operands
-from ..split import ALONE, Split
+from ..config.registry import LEARNERS, learner_entry
+from ..ops.gradient_share import ALONE, GradientShare
 from ..types import Algorithm, EnvSpec
-from .ddpg import make_ddpg
-from .dop import make_dop
-from .fop import make_fop
-from .fop_continuous import make_fop_continuous
-from .hasac import make_hasac
-from .maac import make_maac
-from .msac import make_msac
-from .pac import make_pac
-from .ppo import make_ppo
-from .value import make_value
-from .value_continuous import make_value_continuous
+
+for _name in (
+    "value", "value_continuous", "fop", "fop_continuous", "hasac", "msac", "ppo", "dop", "pac", "ddpg",
+    "maac",
+):  # fmt: skip
+    LEARNERS.lazy(_name, f"{__name__}.{_name}")
 
 
-def make_algorithm(config: Config, spec: EnvSpec, split: Split = ALONE) -> Algorithm:
-    """The algorithm that `config` describes, for environments of shape `spec`; its updates see a part of
-    each batch where devices `split` them.
+def make_algorithm(config: Config, spec: EnvSpec, share: GradientShare = ALONE) -> Algorithm:
+    """The learner that `config.learner` names, for environments of shape `spec`.
+
+    share   the devices that share each gradient step: `update` is then given a part of each batch
+
+    Raises ConfigError when the learner cannot act in such environments, or when its gradient steps cannot
+    be shared.
     """
-    kind, learners = ("continuous", CONTINUOUS) if spec.continuous else ("discrete", DISCRETE)
-    if config.algo.learner not in learners:
+    entry = learner_entry(config.learner)
+    kind = "continuous" if spec.continuous else "discrete"
+    if entry.actions not in (kind, "both"):
         raise ConfigError(f"env '{spec.name}': its actions are {kind}, {config.preset}'s are not")
-    make = learners[config.algo.learner]
-    if split == ALONE:
-        algorithm = make(config, spec)
-    elif make is make_value and config.algo.weighting != "soft_qmix":
-        algorithm = make_value(config, spec, split)
-    else:  # a mean of theirs is not one over the parts' real transitions
-        raise ConfigError(f"run.devices_per_seed={split.parts}: not for {config.preset} on {spec.name}")
-    functions = {k: f for k, f in algorithm._asdict().items() if callable(f)}
-    return algorithm._replace(**{k: with_operands(config.net.operands, f) for k, f in functions.items()})
-
-
-DISCRETE = {
-    "value": make_value,
-    "fop": make_fop,
-    "hasac": make_hasac,
-    "msac": make_msac,
-    "ppo": make_ppo,
-    "dop": make_dop,
-    "pac": make_pac,
-}
-CONTINUOUS = {
-    "value": make_value_continuous,
-    "ddpg": make_ddpg,
-    "fop": make_fop_continuous,
-    "maac": make_maac,
-}
+    if share == ALONE:
+        algorithm = entry.make(config, spec)
+    elif entry.shareable(config.algo):
+        algorithm = entry.make(config, spec, share)
+    else:
+        raise ConfigError(f"run.devices_per_seed={share.parts}: not for {config.preset} on {spec.name}")
+    return algorithm._replace(data=entry.data)

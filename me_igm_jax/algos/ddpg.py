@@ -4,177 +4,205 @@ al. 2020; FACMAC, Peng et al. 2021) and deterministic DOP (Wang et al. 2021). Th
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.lax import stop_gradient
 
-from ..boxes import to_box, to_unit
-from ..config import Config, ConfigError, Hypers
-from ..mixers import QMIX, concat
-from ..nets import MLP
-from ..returns import lambda_return, masked_mean
-from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
-from .actor import make_deterministic_actor
-from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, trim
-from .dop import LinearMixer, instants
-from .learning import (
-    actor_critic_optimiser,
-    new_learner,
-    stepped,
-    target_refresher,
-)
+from ..config import Config, Hypers, hypers, option, register_learner
+from ..config.hypers import CriticRate, Epsilon, LearningRate, TargetRate, TdLambda
+from ..networks.actors import Actor, make_deterministic_actor
+from ..networks.critics import PositiveSum
+from ..networks.joint_critics import JointCritic, factored_critic, undivided_critic
+from ..networks.mixers import QMIX
+from ..ops.action_box import to_box, to_unit
+from ..ops.batches import first_instants
+from ..ops.means import masked_mean
+from ..ops.optimisers import actor_critic_optimiser, new_learner, stepped
+from ..ops.returns import batch_return
+from ..ops.target_networks import refresh_targets
+from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Metrics, Params
 
-sg = jax.lax.stop_gradient
 GROUPS = {"actor": "actor", "critic": "critic"}
 
 
-class Critic(NamedTuple):
-    """Q_tot(s, u) as functions of its parameters, actions in [-1, 1].
+def critic_is(*names: str) -> Callable[[Any], bool]:
+    """A predicate for `when`: the critic is one of `names`."""
+    return lambda config: config.algo.critic in names
 
-    What the actions of an instant share is `encode`d once; leading axes broadcast.
+
+@dataclasses.dataclass(frozen=True)
+class DdpgOptions:
+    """Options of the deterministic policy gradients."""
+
+    critic: Literal["joint", "monotonic", "linear"] = option(
+        "joint",
+        "Q(s, u) of the joint action (MADDPG), QMIX's mixer over Q_i(tau_i, u_i) (FacMADDPG), or DOP's "
+        "sum_i k_i(s) Q_i + b(s).",
+    )
+    hidden: int = option(
+        64,
+        "Width of the joint critic's two hidden layers; or of the memory that Q_i reads, and of its layer "
+        "on the memory and the action.",
+        low=1,
+    )
+    mixing_embed: int = option(
+        32, "Width of QMIX's mixing layer, or columns of W(s) in k = |W(s)| |w(s)|.", low=1,
+        when=critic_is("monotonic", "linear"),
+    )  # fmt: skip
+    hyper_embed: int = option(
+        64, "Hidden width of QMIX's hyper-networks.", low=1, when=critic_is("monotonic")
+    )
+    target_interval: int = option(200, "Episodes between two refreshes of the target networks.", low=1)
+    optimiser: Literal["adam", "rmsprop"] = option(
+        "adam", "What turns gradients into steps: Adam, or PyTorch's RMSprop with decay 0.99."
+    )
+
+
+@hypers
+class DdpgHypers(LearningRate, CriticRate, TdLambda, TargetRate, Epsilon, Hypers):
+    """Hyperparameters of the deterministic policy gradients. Epsilon is the rate of uniform actions."""
+
+    noise: float = option(
+        0.1, "Standard deviation of the exploring noise, as a share of half the action's range.", low=0
+    )
+    action_penalty: float = option(
+        0.0, "Weight of the mean square of the policy's actions, in [-1, 1], in its loss.", low=0
+    )
+
+
+class DdpgNets(NamedTuple):
+    """The networks, named as their parameters are, and the box of the actions."""
+
+    actor: Actor
+    critic: JointCritic
+    spec: EnvSpec
+
+
+def make_critic(config: Config, spec: EnvSpec) -> JointCritic:
+    """The critic that `config.algo` (DdpgOptions) names; the reward is the team's, so one is enough."""
+    options, operands = config.algo, config.net.operands
+    if options.critic == "joint":
+        return undivided_critic(spec, options.hidden, operands)
+    if options.critic == "linear":
+        mixer = PositiveSum(spec.n_agents, options.mixing_embed, operands=operands)
+    else:
+        mixer = QMIX(options.mixing_embed, options.hyper_embed, operands)
+    return factored_critic(config.net, spec, options.hidden, mixer)
+
+
+# -- targets and losses ---------------------------------------------------------------------------
+
+
+def policy_actions(nets: DdpgNets, params: Params, batch: Batch) -> jax.Array:
+    """mu(tau) in [-1, 1], [T or T + 1, B, N, d]."""
+    return to_unit(nets.actor.policy(params["actor"], batch), nets.spec)
+
+
+def ddpg_targets(nets: DdpgNets, target: Params, batch: Batch, hypers: DdpgHypers) -> jax.Array:
+    """Lambda-returns of Q^-_tot(s', mu^-(tau')), [T, B]."""
+    encoded = nets.critic.encode(target["critic"], batch)
+    value = nets.critic.q_tot(target["critic"], encoded, policy_actions(nets, target, batch))
+    return batch_return(batch, value, hypers)
+
+
+def value_of_all(critic: JointCritic, params: Params, encoded: Any, mu: jax.Array, action: jax.Array):
+    """Q_tot(s, mu_1, ..., mu_N), [T, B]: all agents act by their policies (FACMAC, DOP)."""
+    return critic.q_tot(params, encoded, mu)
+
+
+def value_of_each(critic: JointCritic, params: Params, encoded: Any, mu: jax.Array, action: jax.Array):
+    """1/N sum_i Q(s, u_1, ..., mu_i, ..., u_N), [T, B]: each acts by its policy beside what the others did.
+
+    Shapes: mu [T, B or 1, N, d], the recorded action [T, B, N, d]; both in [-1, 1] (MADDPG).
     """
 
-    init: Callable[[jax.Array], Params]
-    encode: Callable[[Params, Batch], Any]  # -> arrays [T(+1), B, ...]
-    q_tot: Callable[[Params, Any, jax.Array], jax.Array]  # params, encoded, u [..., N, d] -> [...]
+    def of_one(agent: jax.Array) -> jax.Array:
+        return critic.q_tot(params, encoded, jnp.where(agent[:, None], mu, action))
+
+    return jax.vmap(of_one)(jnp.eye(action.shape[-2], dtype=bool)).mean(0)
 
 
-def joint_critic(config: Config, spec: EnvSpec) -> Critic:
-    """Q(s, u_1, ..., u_N), two layers on all of it. The reward is the team's, so one serves all agents."""
-    width = config.ddpg.hidden
-    module = MLP((width, width, 1))
+def ddpg_losses(
+    nets: DdpgNets, params: Params, batch: Batch, targets: jax.Array, climbed: Callable, hypers: DdpgHypers
+) -> tuple[jax.Array, Metrics]:
+    """(L(critic) + L(actor), metrics), means over real transitions:
 
-    def init(key: jax.Array) -> Params:
-        return module.init(key, jnp.zeros(spec.state_dim + spec.n_agents * spec.action_dim))
+        L(critic) = (Q_tot(s, u) - G)^2
+        L(actor)  = -climbed + action_penalty * mean_i mu_i^2
 
-    def encode(params: Params, batch: Batch) -> jax.Array:
-        return batch.steps.state
-
-    def q_tot(params: Params, state: jax.Array, action: jax.Array) -> jax.Array:
-        return apply(module, params, concat(state, action.reshape(*action.shape[:-2], -1)))[..., 0]
-
-    return Critic(init, encode, q_tot)
-
-
-def factored_critic(config: Config, spec: EnvSpec) -> Critic:
-    """Q_i(tau_i, u_i) under a mixer.
-
-    monotonic   QMIX's
-    linear      sum_i k_i(s) Q_i + b(s) (DOP, Eq. 1)
+    `climbed` is `value_of_all` or `value_of_each`. With the linear critic the actor follows DOP's gradient,
+    sum_i k_i(s) grad mu_i grad_u Q_i.
     """
-    algo, ddpg = config.algo, config.ddpg
-    net = dataclasses.replace(config.net, output_scale=1.0)  # the actor's alone starts small
-    agent, value = make_agent_net(net, spec, outputs=ddpg.hidden), ActionValue(ddpg.hidden)
-    linear = ddpg.critic == "linear"
-    if linear and config.dop.form != "paper":
-        raise ConfigError(f"dop.form={config.dop.form}: only paper has continuous actions")
-    qmix = QMIX(algo.mixing_embed, algo.hyper_embed)
-    mixer = LinearMixer(spec.n_agents, algo.mixing_embed, "paper") if linear else qmix
-
-    def init(key: jax.Array) -> Params:
-        keys, step = jax.random.split(key, 3), empty_step(spec)
-        q = step.alive
-        return {
-            "agent": agent.init(keys[0]),
-            "value": value.init(keys[1], jnp.zeros(ddpg.hidden), jnp.zeros(spec.action_dim)),
-            "mixer": mixer.init(keys[2], *(() if linear else (q, q, q)), step.state),
-        }
-
-    def encode(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return agent.unroll(params["agent"], batch), batch.steps.state
-
-    def q_tot(params: Params, encoded: tuple[jax.Array, jax.Array], action: jax.Array) -> jax.Array:
-        h, state = encoded
-        q = apply(value, params["value"], h, action)
-        if linear:
-            k, b = apply(mixer, params["mixer"], state)
-            return (k * q).sum(-1) + b
-        return apply(mixer, params["mixer"], q, q, action, state)
-
-    return Critic(init, encode, q_tot)
+    T, mask, action = len(batch.reward), batch.mask, to_unit(batch.action, nets.spec)
+    mu = policy_actions(nets, params, batch)[:T]
+    encoded = first_instants(nets.critic.encode(params["critic"], batch), T)
+    q = nets.critic.q_tot(params["critic"], encoded, action)
+    gain = climbed(nets.critic, *stop_gradient((params["critic"], encoded)), mu, action)
+    penalty = hypers.action_penalty * jnp.square(mu).mean((-2, -1))
+    metrics = {
+        "loss_actor": masked_mean(penalty - gain, mask),
+        "loss_critic": masked_mean(jnp.square(q - targets), mask),
+        "q_tot": masked_mean(q, mask),
+        "target": masked_mean(targets, mask),
+    }
+    return metrics["loss_actor"] + metrics["loss_critic"], metrics
 
 
+def update(
+    nets: DdpgNets, options: DdpgOptions, learner: Learner, batch: Batch, key: jax.Array, env_steps,
+    hypers: DdpgHypers,
+) -> tuple[Learner, Metrics]:  # fmt: skip
+    """One gradient step; actor and critic each have an optimiser and a gradient clip."""
+    targets = ddpg_targets(nets, learner.target, batch, hypers)
+    climbed = value_of_each if options.critic == "joint" else value_of_all
+    gradient = jax.grad(ddpg_losses, argnums=1, has_aux=True)
+    grads, metrics = gradient(nets, learner.params, batch, targets, climbed, hypers)
+    tx = actor_critic_optimiser(options.optimiser, GROUPS, hypers, env_steps)
+    return stepped(learner, grads, tx), metrics | {"grad_norm": optax.global_norm(grads)}
+
+
+# -- the learner ----------------------------------------------------------------------------------
+
+
+def first_learner(nets: DdpgNets, options: DdpgOptions, key: jax.Array, hypers: DdpgHypers) -> Learner:
+    """The learner before its first update."""
+    actor_key, critic_key = jax.random.split(key)
+    params = {"actor": nets.actor.init(actor_key), "critic": nets.critic.init(critic_key)}
+    return new_learner(params, GROUPS, actor_critic_optimiser(options.optimiser, GROUPS, hypers))
+
+
+def inspect(nets: DdpgNets, learner: Learner, batch: Batch) -> Inspection:
+    """What the learner believes about a batch."""
+    T, params = len(batch.reward), learner.params["critic"]
+    mu = policy_actions(nets, learner.params, batch)[:T]
+    encoded = first_instants(nets.critic.encode(params, batch), T)
+    return Inspection(
+        greedy=to_box(mu, nets.spec),
+        q_tot=nets.critic.q_tot(params, encoded, to_unit(batch.action, nets.spec)),
+        q_tot_greedy=nets.critic.q_tot(params, encoded, mu),
+    )
+
+
+@register_learner(
+    "ddpg", options=DdpgOptions, hypers=DdpgHypers, actions="continuous", shared_instants=True
+)
 def make_ddpg(config: Config, spec: EnvSpec) -> Algorithm:
-    """Build MADDPG, FacMADDPG or deterministic DOP for environments of shape `spec`. Losses, on replay:
-
-        critic   (Q_tot(s, u) - G)^2, G the lambda-return of Q^-_tot(s', mu^-(tau'))
-        actor    -Q_tot(s, mu_1(tau_1), ..., mu_N(tau_N))               monotonic (FACMAC), linear (DOP)
-                 -1/N sum_i Q(s, u_1, ..., mu_i(tau_i), ..., u_N)       joint (MADDPG)
-                 + action_penalty * mean_i mu_i^2
-
-    Means are over real steps. With the linear critic the actor's is DOP's gradient, sum_i k_i(s) grad mu_i
-    grad_u Q_i. Each has its own optimiser and clip.
-    """
-    actor = make_deterministic_actor(config.net, spec)
-    joint = config.ddpg.critic == "joint"
-    critic = (joint_critic if joint else factored_critic)(config, spec)
-
-    def policy(params: Params, batch: Batch) -> jax.Array:
-        """mu(tau) in [-1, 1], [T(+1), B, N, d]."""
-        return to_unit(actor.policy(params, batch), spec)
-
-    # -- learning ----------------------------------------------------------------------------------
-
-    def critic_goal(target: Params, batch: Batch, hypers: Hypers) -> jax.Array:
-        if spec.one_step:
-            return batch.reward
-        encoded = critic.encode(target["critic"], batch)
-        value = critic.q_tot(target["critic"], encoded, policy(target["actor"], batch))
-        outcome = (batch.reward, batch.discount, batch.mask)
-        return lambda_return(*outcome, value, jnp.zeros_like(value), hypers.gamma, hypers.td_lambda)
-
-    def improved(params: Params, encoded: Any, mu: jax.Array, action: jax.Array) -> jax.Array:
-        """The value that the actor climbs; action [T, B, N, d] is what was done, [T, B] or [1, 1]."""
-        if not joint:
-            return critic.q_tot(params, encoded, mu)
-
-        def deviation(agent: jax.Array) -> jax.Array:
-            return critic.q_tot(params, encoded, jnp.where(agent[:, None], mu, action))
-
-        return jax.vmap(deviation)(jnp.eye(spec.n_agents, dtype=bool)).mean(0)
-
-    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
-        T, batch = len(batch.reward), trim(batch, spec)
-        action = to_unit(batch.action, spec)
-        goal = critic_goal(learner.target, batch, hypers)
-
-        def mean(x: jax.Array) -> jax.Array:
-            return masked_mean(jnp.broadcast_to(x, batch.mask.shape), batch.mask)
-
-        def losses(params: Params):
-            mu = policy(params["actor"], batch)[:T]
-            encoded = instants(critic.encode(params["critic"], batch), T)
-            q = critic.q_tot(params["critic"], encoded, action)
-            gain = improved(sg(params["critic"]), sg(encoded), mu, action)
-            penalty = hypers.action_penalty * jnp.square(mu).mean((-2, -1))
-            metrics = {
-                "loss_actor": mean(penalty - gain),
-                "loss_critic": mean(jnp.square(q - goal)),
-                "q_tot": mean(q),
-                "target": mean(goal),
-            }
-            return metrics["loss_actor"] + metrics["loss_critic"], metrics
-
-        grads, metrics = jax.grad(losses, has_aux=True)(learner.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        tx = actor_critic_optimiser(config.algo.optimiser, GROUPS, hypers, env_steps)
-        return stepped(learner, grads, tx), metrics
-
-    # -- life cycle --------------------------------------------------------------------------------
-
-    def init(key: jax.Array, hypers: Hypers) -> Learner:
-        actor_key, critic_key = jax.random.split(key)
-        params = {"actor": actor.init(actor_key), "critic": critic.init(critic_key)}
-        tx = actor_critic_optimiser(config.algo.optimiser, GROUPS, hypers)
-        return new_learner(params, params, tx)
-
-    def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T, batch = len(batch.reward), trim(batch, spec)
-        params, mu = learner.params["critic"], policy(learner.params["actor"], batch)[:T]
-        encoded = instants(critic.encode(params, batch), T)
-        done, best = (critic.q_tot(params, encoded, u) for u in (to_unit(batch.action, spec), mu))
-        return each_sample(Inspection(None, done, best, to_box(mu, spec), None, None), batch)
-
-    return Algorithm(init, actor.carry, actor.act, actor.greedy, update, target_refresher(spec), inspect)
+    """MADDPG, FacMADDPG or deterministic DOP, by algo.critic, for environments of shape `spec`."""
+    options = config.algo
+    nets = DdpgNets(
+        actor=make_deterministic_actor(config.net, spec), critic=make_critic(config, spec), spec=spec
+    )
+    return Algorithm(
+        init=partial(first_learner, nets, options),
+        carry=nets.actor.carry,
+        act=nets.actor.act,
+        greedy=nets.actor.greedy,
+        update=partial(update, nets, options),
+        inspect=partial(inspect, nets),
+        refresh_target=refresh_targets,
+        target_interval=options.target_interval,
+    )

@@ -1,75 +1,80 @@
 """DOP, stochastic (Wang et al. 2021): actor-critic with a critic that is a sum over the agents.
 
-Linear in the agents' values, the critic has an expectation over joint actions that needs no sum over
-them: replayed data teach it by tree backups, and every agent's policy gradient has a term of its own.
+The critic is linear in the agents' values. So its expectation over joint actions is a sum over the agents:
+tree backups can teach it from replay, and every agent's policy gradient reads one term of the sum.
+
+Three things differ from the released code (docs/algorithms.md). One gradient of all losses makes one step;
+the released code takes a critic step for every time index. The actor is improved against the critic before
+that step; the released code trains the critic first. The floor of the exploring policy spreads over the
+available actions; the released code spreads it over all actions and renormalises.
 """
 
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from functools import partial
+from typing import Literal, NamedTuple
 
-import distrax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.lax import stop_gradient
 
-from ..config import Config, Hypers
-from ..mixers import concat
-from ..nets import MLP, Linear, agent_inputs
-from ..policies import floored, linear_schedule
-from ..returns import lambda_return, masked_mean, n_step_return
-from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
-from .actor import make_actor
-from .agent import apply, chosen, each_sample, empty_step, trim
-from .learning import (
-    actor_critic_optimiser,
-    new_learner,
-    stepped,
-    target_refresher,
-)
+from ..config import Config, Hypers, hypers, option, register_learner
+from ..config.hypers import CriticRate, Epsilon, LearningRate, TargetRate, TdLambda
+from ..networks.actors import Actor, make_actor
+from ..networks.agents import agent_inputs, example_inputs
+from ..networks.critics import AgentCritic, PositiveSum
+from ..networks.layers import apply
+from ..ops.batches import first_instants, take_sequences
+from ..ops.means import masked_mean
+from ..ops.optimisers import actor_critic_optimiser, gradients_through, new_learner, stepped
+from ..ops.policies import Categorical, categorical, chosen, floored
+from ..ops.returns import batch_return, n_step_return
+from ..ops.schedules import exploration_rate
+from ..ops.target_networks import refresh_targets
+from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Metrics, Params, TimeStep
 
-sg = jax.lax.stop_gradient
-
-
-class Critic(nn.Module):
-    """Q_i(s, o_i, .) = a(h) + v(h), with h two layers on [s, o_i, i].
-
-    Shapes: state [..., G], inputs [..., N, D] -> [..., N, A].
-    """
-
-    n_actions: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, state: jax.Array, inputs: jax.Array) -> jax.Array:
-        h = concat(state[..., None, :], inputs)
-        for _ in range(2):
-            h = nn.relu(Linear(self.hidden)(h))
-        return Linear(self.n_actions)(h) + Linear(1)(h)
+GROUPS = {"actor": "actor", "critic": "critic", "mixer": "critic"}
 
 
-class LinearMixer(nn.Module):
-    """(k, b) of Q_tot = sum_i k_i(s) Q_i + b(s), k = |W(s)| |w(s)|: [..., G] -> [..., N], [...].
+@dataclasses.dataclass(frozen=True)
+class DopOptions:
+    """Options of stochastic DOP."""
 
-    paper      as above (Eq. 1)
-    released   k / sum_i k_i, and no b
-    """
-
-    n_agents: int
-    embed: int
-    form: Literal["paper", "released"]
-
-    @nn.compact
-    def __call__(self, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-        first = jnp.abs(Linear(self.n_agents * self.embed)(state))
-        second = jnp.abs(Linear(self.embed)(state))
-        k = (first.reshape(*state.shape[:-1], self.n_agents, -1) * second[..., None, :]).sum(-1)
-        if self.form == "released":
-            return k / k.sum(-1, keepdims=True), jnp.zeros(k.shape[:-1])
-        return k, MLP((self.embed, 1))(state)[..., 0]
+    form: Literal["paper", "released"] = option(
+        "paper", "Q_tot = sum_i k_i Q_i + b (paper), or with k_i that sum to one and no b (released code)."
+    )
+    critic_hidden: int = option(256, "Width of the critics' two hidden layers.", low=1)
+    mixing_embed: int = option(32, "Columns of the matrix W(s) in k = |W(s)| |w(s)|.", low=1)
+    tree_steps: int = option(5, "Steps of the off-policy tree-backup targets.", low=1)
+    target_interval: int = option(200, "Episodes between two refreshes of the target networks.", low=1)
+    optimiser: Literal["adam", "rmsprop"] = option(
+        "adam", "What turns gradients into steps: Adam, or PyTorch's RMSprop with decay 0.99."
+    )
 
 
-class Values(NamedTuple):
-    """A decomposed critic at some instants."""
+@hypers
+class DopHypers(LearningRate, CriticRate, TdLambda, TargetRate, Epsilon, Hypers):
+    """Hyperparameters of stochastic DOP. Epsilon is a floor under the policy that collects."""
+
+    trace: float = option(0.93, "Decay of the tree-backup traces, beside the probabilities.", low=0, high=1)
+    off_policy: float = option(
+        0.5,
+        "Share kappa of the tree-backup loss in the critic's loss; the rest is on-policy.",
+        low=0,
+        high=1,
+    )
+
+
+class DopNets(NamedTuple):
+    """The networks, named as their parameters are."""
+
+    actor: Actor
+    critic: AgentCritic
+    mixer: PositiveSum
+
+
+class DecomposedValues(NamedTuple):
+    """The critic at some instants: Q_tot(s, u) = sum_i k_i(s) Q_i(s, o_i, u_i) + b(s)."""
 
     q: jax.Array  # [..., N, A] Q_i
     k: jax.Array  # [..., N]
@@ -88,118 +93,159 @@ class Values(NamedTuple):
         return self.k * (chosen(self.q, action) - (probs * self.q).sum(-1))
 
 
-def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
-    """Build DOP for environments of shape `spec`. Losses, on fresh data (on) and on replayed ones (off):
+class Targets(NamedTuple):
+    """What Q_tot is fitted to."""
 
-        critic   kappa E_off[(Q_tot(s, u) - G_tree)^2] + (1 - kappa) E_on[(Q_tot(s, u) - G_lambda)^2]
-        actor    -E_on[k_i(s) (Q_i(u_i) - E_pi_i[Q_i]) log pi_i(u_i)]                               (6)
+    fresh: jax.Array  # [T, F] of the F fresh sequences
+    replayed: jax.Array  # [T, R] of the R replayed sequences
 
-    Means are over real steps and, the actor's, agents alive. pi includes the epsilon floor it explores
-    by, as in the released code: what collects is what is evaluated and improved.
+
+def critic_values(nets: DopNets, params: Params, steps: TimeStep) -> DecomposedValues:
+    """The critic at the instants `steps`."""
+    inputs = agent_inputs(steps, last_action=None, use_id=True)
+    q = apply(nets.critic, params["critic"], steps.state, inputs)
+    k, b = apply(nets.mixer, params["mixer"], steps.state)
+    return DecomposedValues(q, k, b)
+
+
+def collecting_policy(nets: DopNets, params: Params, batch: Batch, eps: jax.Array) -> Categorical:
+    """pi with the floor that it explores by, [T or T + 1, B, N, A]: it is also evaluated and improved."""
+    return floored(nets.actor.policy(params["actor"], batch), batch.steps.avail, eps)
+
+
+def on_policy_targets(
+    nets: DopNets, target: Params, batch: Batch, probs: jax.Array, hypers: DopHypers
+) -> jax.Array:
+    """Lambda-returns of E_pi[Q^-_tot] with pi = `probs` [T or T + 1, B, N, A] -> [T, B]."""
+    return batch_return(batch, critic_values(nets, target, batch.steps).expected(probs), hypers)
+
+
+def tree_backup_targets(
+    nets: DopNets, target: Params, batch: Batch, probs: jax.Array, steps: int, hypers: DopHypers
+) -> jax.Array:
+    """`steps` steps of tree backup (Eq. 9) of Q^-_tot with pi = `probs` [T or T + 1, B, N, A] -> [T, B].
+
+    The traces are hypers.trace times the probability of the joint action that was taken.
     """
-    algo, dop = config.algo, config.dop
-    actor = make_actor(config.net, spec)
-    critic = Critic(spec.n_actions, dop.critic_hidden)
-    mixer = LinearMixer(spec.n_agents, algo.mixing_embed, dop.form)
-    groups = {"actor": "actor", "critic": "critic", "mixer": "critic"}
+    T, values = len(batch.reward), critic_values(nets, target, batch.steps)
+    q_tot = first_instants(values, T).q_tot(batch.action)
+    trace = hypers.trace * chosen(probs[:T], batch.action).prod(-1)
+    outcome = batch.reward, batch.discount, batch.mask
+    return n_step_return(*outcome, q_tot, values.expected(probs), trace, hypers.gamma, steps)
 
-    # -- values ------------------------------------------------------------------------------------
 
-    def inputs(steps: TimeStep) -> jax.Array:
-        return agent_inputs(steps, last_action=None, use_id=True)
+def dop_losses(
+    nets: DopNets, log_probs: jax.Array, heads: Params, targets: Targets, fresh: Batch, replayed: Batch,
+    hypers: DopHypers,
+) -> tuple[jax.Array, Metrics]:  # fmt: skip
+    """(L(critic) + L(actor), metrics), means over real transitions and, in L(actor), living agents:
 
-    def values(params: Params, steps: TimeStep) -> Values:
-        q = apply(critic, params["critic"], steps.state, inputs(steps))
-        return Values(q, *apply(mixer, params["mixer"], steps.state))
+        L(critic) = kappa E_off[(Q_tot(s, u) - G_tree)^2] + (1 - kappa) E_on[(Q_tot(s, u) - G_lambda)^2]
+        L(actor)  = -E_on[k_i(s) (Q_i(u_i) - E_pi_i[Q_i]) log pi_i(u_i)]                              (6)
 
-    def acting(params: Params, batch: Batch, eps: jax.Array) -> distrax.Categorical:
-        return floored(actor.policy(params["actor"], batch), batch.steps.avail, eps)
+    Args:
+      log_probs: log pi of the fresh sequences, [T or T + 1, F, N, A].
+      heads: parameters of the critic and of the mixer.
+    """
+    T, log_probs = len(fresh.reward), log_probs[: len(fresh.reward)]
+    on, off = (critic_values(nets, heads, first_instants(x.steps, T)) for x in (fresh, replayed))
+    on_q, off_q = on.q_tot(fresh.action), off.q_tot(replayed.action)
+    loss_td = masked_mean(jnp.square(on_q - targets.fresh), fresh.mask)
+    loss_tree = masked_mean(jnp.square(off_q - targets.replayed), replayed.mask)
+    loss_critic = hypers.off_policy * loss_tree + (1 - hypers.off_policy) * loss_td
+    advantage = stop_gradient(on.advantage(fresh.action, jnp.exp(log_probs)))
+    alive = fresh.steps.alive[:T] * fresh.mask[..., None]
+    loss_actor = -masked_mean(advantage * chosen(log_probs, fresh.action), alive)
+    mask = jnp.concatenate([fresh.mask, replayed.mask], axis=1)
+    metrics = {
+        "loss_actor": loss_actor,
+        "loss_critic": loss_critic,
+        "loss_td": loss_td,
+        "loss_tree": loss_tree,
+        "q_tot": masked_mean(jnp.concatenate([on_q, off_q], axis=1), mask),
+        "target": masked_mean(jnp.concatenate(targets, axis=1), mask),
+        "entropy": masked_mean(categorical(log_probs).entropy().mean(-1), fresh.mask),
+    }
+    return loss_actor + loss_critic, metrics
 
-    # -- learning ----------------------------------------------------------------------------------
 
-    def on_policy_goal(target: Params, batch: Batch, probs: jax.Array, hypers: Hypers) -> jax.Array:
-        if spec.one_step:
-            return batch.reward
-        value = values(target, batch.steps).expected(probs)
-        outcome = (batch.reward, batch.discount, batch.mask)
-        return lambda_return(*outcome, value, jnp.zeros_like(value), hypers.gamma, hypers.td_lambda)
+def update(
+    nets: DopNets, options: DopOptions, fresh_count: int, learner: Learner, batch: Batch, key: jax.Array,
+    env_steps, hypers: DopHypers,
+) -> tuple[Learner, Metrics]:  # fmt: skip
+    """One gradient step; the first `fresh_count` sequences of `batch` are fresh, the others replayed."""
+    eps = exploration_rate(hypers, env_steps)
+    fresh, replayed = (take_sequences(batch, x) for x in (slice(fresh_count), slice(fresh_count, None)))
+    replayed_probs = collecting_policy(nets, learner.params, replayed, eps).probs
+    actor, heads = ({k: learner.params[k] for k in names} for names in (("actor",), ("critic", "mixer")))
 
-    def off_policy_goal(target: Params, batch: Batch, probs: jax.Array, hypers: Hypers) -> jax.Array:
-        if spec.one_step:
-            return batch.reward
-        T, now = len(batch.reward), values(target, batch.steps)
-        q_tot = instants(now, T).q_tot(batch.action)
-        trace = hypers.trace * chosen(probs[:T], batch.action).prod(-1)
-        outcome = (batch.reward, batch.discount, batch.mask)
-        return n_step_return(*outcome, q_tot, now.expected(probs), trace, hypers.gamma, dop.tree_steps)
+    def targets(log_probs: jax.Array) -> Targets:
+        return Targets(
+            on_policy_targets(nets, learner.target, fresh, jnp.exp(log_probs), hypers),
+            tree_backup_targets(nets, learner.target, replayed, replayed_probs, options.tree_steps, hypers),
+        )
 
-    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
-        T, envs = len(batch.reward), config.collect.envs
-        eps = linear_schedule(hypers.eps_start, hypers.eps_end, hypers.eps_steps, env_steps)
-        fresh, replayed = (trim(sequences(batch, x), spec) for x in (slice(envs), slice(envs, None)))
-        old_probs = jnp.asarray(acting(learner.params, replayed, eps).probs)
-        off_goal = off_policy_goal(learner.target, replayed, old_probs, hypers)
+    grads, _, metrics = gradients_through(
+        lambda actor: collecting_policy(nets, actor, fresh, eps).logits,
+        actor,
+        heads,
+        targets,
+        lambda log_probs, heads, targets: dop_losses(
+            nets, log_probs, heads, targets, fresh, replayed, hypers
+        ),
+    )
+    tx = actor_critic_optimiser(options.optimiser, GROUPS, hypers, env_steps)
+    return stepped(learner, grads, tx), metrics | {"grad_norm": optax.global_norm(grads)}
 
-        def losses(params: Params):
-            policy = acting(params, fresh, eps)
-            probs, log_probs = sg(jnp.asarray(policy.probs)), jnp.asarray(policy.logits)
-            on_goal = on_policy_goal(learner.target, fresh, probs, hypers)
-            on, off = (values(params, instants(x.steps, T)) for x in (fresh, replayed))
-            on_q, off_q = on.q_tot(fresh.action), off.q_tot(replayed.action)
-            loss_td = masked_mean(jnp.square(on_q - on_goal), fresh.mask)
-            loss_tree = masked_mean(jnp.square(off_q - off_goal), replayed.mask)
-            loss_critic = hypers.off_policy * loss_tree + (1 - hypers.off_policy) * loss_td
-            gain = sg(on.advantage(fresh.action, probs[:T])) * chosen(log_probs[:T], fresh.action)
-            loss_actor = -masked_mean(gain, fresh.steps.alive[:T] * fresh.mask[..., None])
-            entropy = jnp.broadcast_to(jnp.asarray(policy.entropy())[:T].mean(-1), fresh.mask.shape)
-            metrics = {
-                "loss_actor": loss_actor,
-                "loss_critic": loss_critic,
-                "loss_td": loss_td,
-                "loss_tree": loss_tree,
-                "q_tot": masked_mean(jnp.concatenate([on_q, off_q], axis=1), batch.mask),
-                "target": masked_mean(jnp.concatenate([on_goal, off_goal], axis=1), batch.mask),
-                "entropy": masked_mean(entropy, fresh.mask),
-            }
-            return loss_actor + loss_critic, metrics
 
-        grads, metrics = jax.grad(losses, has_aux=True)(learner.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        return stepped(learner, grads, tx), metrics
+def first_learner(
+    nets: DopNets, spec: EnvSpec, options: DopOptions, key: jax.Array, hypers: DopHypers
+) -> Learner:
+    """The learner before its first update."""
+    actor_key, critic_key, mixer_key = jax.random.split(key, 3)
+    step = example_inputs(spec)
+    inputs = agent_inputs(step, last_action=None, use_id=True)
+    params = {
+        "actor": nets.actor.init(actor_key),
+        "critic": nets.critic.init(critic_key, step.state, inputs),
+        "mixer": nets.mixer.init(mixer_key, step.state),
+    }
+    tx = actor_critic_optimiser(options.optimiser, GROUPS, hypers)
+    return new_learner(params, ("critic", "mixer"), tx)
 
-    # -- life cycle --------------------------------------------------------------------------------
 
-    def init(key: jax.Array, hypers: Hypers) -> Learner:
-        actor_key, critic_key, mixer_key = jax.random.split(key, 3)
-        step = empty_step(spec)
-        params = {
-            "actor": actor.init(actor_key),
-            "critic": critic.init(critic_key, step.state, inputs(step)),
-            "mixer": mixer.init(mixer_key, step.state),
-        }
-        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
-        return new_learner(params, ("critic", "mixer"), tx)
-
-    def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T, batch = len(batch.reward), trim(batch, spec)
-        now = values(learner.params, instants(batch.steps, T))
-        policy = actor.policy(learner.params["actor"], batch)
-        logits, probs = (jnp.asarray(x)[:T] for x in (policy.logits, policy.probs))
-        best = logits.argmax(-1)
-        view = Inspection(now.q, now.q_tot(batch.action), now.q_tot(best), best, logits, probs)
-        return each_sample(view, batch)
-
-    return Algorithm(
-        init, actor.carry, actor.act, actor.greedy, update, target_refresher(spec), inspect, data="both"
+def inspect(nets: DopNets, learner: Learner, batch: Batch) -> Inspection:
+    """What the learner believes about a batch; its policy is shown without the floor."""
+    T = len(batch.reward)
+    values = critic_values(nets, learner.params, first_instants(batch.steps, T))
+    policy = nets.actor.policy(learner.params["actor"], batch)[:T]
+    best = policy.logits.argmax(-1)
+    return Inspection(
+        greedy=best,
+        q=values.q,
+        q_tot=values.q_tot(batch.action),
+        q_tot_greedy=values.q_tot(best),
+        logits=policy.logits,
+        probs=policy.probs,
     )
 
 
-def sequences(batch: Batch, which: slice) -> Batch:
-    """Some of the sequences of a batch."""
-    return jax.tree.map(lambda x: x[:, which], batch)
-
-
-def instants(tree: Any, count: int) -> Any:
-    """The first `count` instants of every array in `tree`."""
-    return jax.tree.map(lambda x: x[:count], tree)
+@register_learner("dop", options=DopOptions, hypers=DopHypers, data="both", shared_instants=True)
+def make_dop(config: Config, spec: EnvSpec) -> Algorithm:
+    """Stochastic DOP for environments of shape `spec`."""
+    options, operands = config.algo, config.net.operands
+    nets = DopNets(
+        actor=make_actor(config.net, spec, explore=exploration_rate),
+        critic=AgentCritic(spec.n_actions, options.critic_hidden, operands),
+        mixer=PositiveSum(spec.n_agents, options.mixing_embed, options.form, operands),
+    )
+    return Algorithm(
+        init=partial(first_learner, nets, spec, options),
+        carry=nets.actor.carry,
+        act=nets.actor.act,
+        greedy=nets.actor.greedy,
+        update=partial(update, nets, options, config.collect.envs),
+        inspect=partial(inspect, nets),
+        refresh_target=refresh_targets,
+        target_interval=options.target_interval,
+    )

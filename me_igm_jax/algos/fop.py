@@ -1,233 +1,242 @@
-"""FOP (Zhang et al. 2021): soft actor-critic whose joint value is factorised so that the individual soft
-policies make up the joint one. `config.fop` says where the paper's form or the released code's is used.
-"""
+"""FOP (Zhang et al. 2021) for discrete actions: soft actor-critic with a factorised joint value.
 
-from typing import NamedTuple
-
-import distrax
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-
-from ..config import Config, ConfigError, Fop, Hypers
-from ..mixers import importance, similarity
-from ..nets import MLP
-from ..policies import sample
-from ..returns import lambda_return, masked_mean
-from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params
-from .actor import make_actor
-from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import (
-    actor_critic_optimiser,
-    first_temperature,
-    new_learner,
-    soft_step,
-    target_refresher,
-)
-
-sg = jax.lax.stop_gradient
-RATIO = 10.0  # alpha_i stays within this factor of alpha: the paper's ratio has no bounds of its own
-
-
-class Joint(NamedTuple):
-    """A joint value and what it was made of."""
-
-    q: jax.Array  # [...] Q_jt(s, u)
-    weight: jax.Array  # [..., N] lambda_i(s, u)
-    penalty: jax.Array  # [...] squared attention logits, summed over heads and agents
-
-
-class Factorisation(nn.Module):
-    """Q_jt from individual Q_i and soft V_i (FOP section 4.3), lambda_i as QPLEX's.
-
-    paper      Q_jt = sum_i lambda_i(s, u) (Q_i - V_i) + V_jt(s)
-    released   Q_jt = sum_i w_i(s) Q_i + V(s) + sum_i (lambda_i(s, u) - 1) sg[w_i (Q_i - V_i)],
-               w_i = 1 or the sum of Qatten's attention heads
-    """
-
-    fop: Fop
-    embed: int
-    hyper: int
-
-    @nn.compact
-    def __call__(self, q: jax.Array, v: jax.Array, action: jax.Array, state: jax.Array) -> Joint:
-        fop, n = self.fop, action.shape[-2]
-        weight = importance(fop.heads, (self.hyper,) * (fop.layers - 1), action, state)
-        value = MLP((self.embed, 1))(state)[..., 0]
-        if fop.form == "paper":
-            return Joint((weight * (q - v)).sum(-1) + value, weight, jnp.zeros_like(value))
-        w, penalty = 1.0, jnp.zeros_like(value)
-        if fop.attention:
-            logits = similarity(fop.heads, n, self.hyper, self.embed, state)
-            w = nn.softmax(logits).sum(-2) + 1e-10
-            penalty = jnp.square(logits).sum((-2, -1))
-        advantage = sg(w * (q - v))
-        return Joint((w * q).sum(-1) + value + ((weight - 1) * advantage).sum(-1), weight, penalty)
-
-
-class Goal(NamedTuple):
-    """What the networks are fitted to, and the temperatures and the policy it was computed with."""
-
-    q: jax.Array  # [T, B] lambda-return
-    v: jax.Array  # [T, B, N] soft values of the current policy
-    alpha: jax.Array  # [N] individual temperatures
-    entropy: jax.Array  # [T, B] joint entropy of the current policy
-
-
-def temperature_ratio(gain: jax.Array, weighted: jax.Array, mask: jax.Array) -> jax.Array:
-    """E[Q_i - V_i] / E[lambda_i (Q_i - V_i)] for each agent, [..., N] -> [N]; 1 where the signs differ."""
-
-    def mean(x: jax.Array) -> jax.Array:
-        return jax.vmap(lambda x: masked_mean(jnp.broadcast_to(x, mask.shape), mask), -1)(x)
-
-    above, below = mean(gain), mean(weighted)
-    ratio = above / jnp.where(above * below > 0, below, 1.0)
-    return jnp.where(above * below > 0, jnp.clip(ratio, 1 / RATIO, RATIO), 1.0)
-
-
-def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
-    """Build FOP for environments of shape `spec`. Losses, each with its own optimiser:
+With pi_jt = prod_i pi_i, and Q_jt the factorisation of `networks.factorisation`, it has the losses
 
     critic   (Q_jt(s, u) - G)^2, G the lambda-return of min_k Q^-_jt(s', a') - alpha log pi_jt(a')   (9)
     value    (E_pi[Q_i - alpha_i log pi_i] - V_i)^2                                                 (10)
     actor    E_pi[alpha_i log pi_i - Q_i]                                                           (11)
-    alpha_i  alpha E_pi[Q_i - V_i] / E_pi[lambda_i (Q_i - V_i)]
 
-    The networks of Q_i, V_i and pi_i are those that `config.net` describes.
-    """
-    algo, fop = config.algo, config.fop
-    if fop.form == "linear":
-        raise ConfigError("fop.form=linear: is for continuous actions; use fop.form=paper")
-    actor, critic = make_actor(config.net, spec), make_agent_net(config.net, spec)
-    value_net = make_agent_net(config.net, spec, outputs=1)
-    mixer = Factorisation(fop, algo.mixing_embed, algo.hyper_embed)
+and the temperatures alpha_i = alpha E_pi[Q_i - V_i] / E_pi[lambda_i (Q_i - V_i)] (section 4.3). The options
+choose between the form of the paper and that of the released code (docs/algorithms.md). Two things differ
+from the released code in every form. One gradient moves all networks; there the actor learns first, and the
+critics' a' are sampled from the new actor. One clip of the gradient norm serves both critics with their
+mixers; there each critic has a clip.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.lax import stop_gradient
+
+from ..config import Config, register_learner
+from ..config.registry import build
+from ..networks.actors import Actor, make_actor
+from ..networks.agents import AgentNet, example_inputs, make_agent_net
+from ..networks.factorisation import Factorisation, joint_values, soft_values, temperature_ratio
+from ..ops.means import masked_mean
+from ..ops.optimisers import actor_critic_optimiser, gradients_through, new_learner
+from ..ops.policies import Categorical, categorical, chosen, sample
+from ..ops.returns import batch_return
+from ..ops.target_networks import refresh_targets
+from ..ops.temperature import first_temperature, step_with_temperature
+from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Metrics, Params
+from .fop_options import FopHypers, FopOptions
+
+
+class Parts(NamedTuple):
+    """FOP's choices and networks. An axis K in front of parameters counts the critics."""
+
+    options: FopOptions
+    spec: EnvSpec
+    groups: dict[str, str]  # of the networks; each group has an optimiser and a gradient clip
+    actor: Actor  # pi_i
+    critic: AgentNet  # Q_i, with an axis K
+    mixer: Factorisation  # Q_jt, with an axis K
+    value: AgentNet  # V_i, unless it follows from Q_i
+
+
+class Targets(NamedTuple):
+    """What the networks are fitted to, and the policy's part in it."""
+
+    q: jax.Array  # [T, B] G, for Q_jt
+    v: jax.Array  # [T, B, N] for V_i
+    alpha: jax.Array  # [N] alpha_i
+    entropy: jax.Array  # [T, B] joint entropy of the current policy
+
+
+@register_learner("fop", options=FopOptions, hypers=FopHypers, shared_instants=True)
+def make_fop(config: Config, spec: EnvSpec) -> Algorithm:
+    """Build FOP for environments of shape `spec`; `config.net` describes the networks of pi_i, Q_i, V_i."""
     groups = {"actor": "actor", "critic": "critic", "mixer": "critic"}
-    if fop.value == "network":
-        groups["value"] = "value"
-    count = 2 if fop.twin else 1
+    parts = Parts(
+        options=config.algo,
+        spec=spec,
+        groups=groups | ({"value": "value"} if config.algo.value == "network" else {}),
+        actor=make_actor(config.net, spec),
+        critic=make_agent_net(config.net, spec),
+        mixer=build(Factorisation, **vars(config.algo), operands=config.net.operands),
+        value=make_agent_net(config.net, spec, outputs=1),
+    )
+    return Algorithm(
+        init=partial(init, parts), carry=parts.actor.carry,
+        act=parts.actor.act, greedy=parts.actor.greedy,
+        update=partial(update, parts), inspect=partial(inspect, parts),
+        refresh_target=refresh_targets, target_interval=config.algo.target_interval,
+    )  # fmt: skip
 
-    # -- values: a leading axis K counts the critics -----------------------------------------------
 
-    def unroll(params: Params, batch: Batch) -> Params:
-        """Outputs of the networks in `params`: actor [T(+1), B, N, A], critic [K, ...], value [...]."""
-        nets = {
-            "actor": lambda p: actor.policy(p, batch).logits,
-            "critic": jax.vmap(lambda p: critic.unroll(p, batch)),
-            "value": lambda p: value_net.unroll(p, batch)[..., 0],
-        }
-        return {k: nets[k](p) for k, p in params.items() if k in nets}
+# -- values: I is the number of instants, T or T + 1 ----------------------------------------------
 
-    def soft_value(q: jax.Array, v: jax.Array | None, alpha: jax.Array) -> jax.Array:
-        """V_i [(K,) ..., N] of utilities q [(K,) ..., N, A]; no gradient passes."""
-        if v is not None:
-            return sg(jnp.broadcast_to(v, q.shape[:-1]))
-        return sg(alpha * nn.logsumexp(q / alpha, axis=-1))
 
-    def joint(params: Params, q: jax.Array, v: jax.Array, action: jax.Array, state: jax.Array) -> Joint:
-        """Q_jt of `action` by each critic, leaves [K, ...]."""
-        onehot = jax.nn.one_hot(action, spec.n_actions)
-        return jax.vmap(lambda p, q, v: apply(mixer, p, chosen(q, action), v, onehot, state))(params, q, v)
+def unroll(parts: Parts, params: Params, batch: Batch) -> dict[str, jax.Array]:
+    """actor: logits [I, B, N, A]; critic: Q_i [K, I, B, N, A]; value: V_i [I, B, N], if it is a network."""
+    out = {
+        "actor": jnp.asarray(parts.actor.policy(params["actor"], batch).logits),
+        "critic": utilities(parts, params["critic"], batch),
+    }
+    if "value" in params:
+        out["value"] = parts.value.unroll(params["value"], batch)[..., 0]
+    return out
 
-    # -- learning ----------------------------------------------------------------------------------
 
-    def targets(learner: Learner, out: Params, batch: Batch, key: jax.Array, hypers: Hypers) -> Goal:
-        T, alpha = len(batch.reward), jnp.exp(learner.log_alpha)
-        lead = (len(out["actor"]), *batch.reward.shape[1:])  # a draw of its own for every sample
-        logits = jnp.broadcast_to(out["actor"], (*lead, spec.n_agents, spec.n_actions))
-        policy, state = distrax.Categorical(logits=logits), batch.steps.state
-        action, probs = sample(key, policy), jnp.asarray(policy.probs)
-        entropy, log_pi = (jnp.asarray(x) for x in (policy.entropy(), policy.log_prob(action)))
-        v = soft_value(out["critic"], out.get("value"), alpha)
-        alphas = alpha * jnp.ones(spec.n_agents)
-        if fop.temperatures == "ratio":
-            q, now_v = out["critic"][0, :T], v[0, :T]
-            now = (q[None], now_v[None], action[:T], state[:T])
-            weight = joint(learner.params["mixer"], *now).weight[0]
-            gain = (probs[:T] * q).sum(-1) - now_v
-            alphas *= temperature_ratio(gain, weight * (chosen(q, action[:T]) - now_v), batch.mask)
-        q_min = out["critic"].min(0)
-        soft_v = (probs * q_min).sum(-1) + alphas * entropy
-        joint_entropy = entropy[:T].sum(-1)
-        if spec.one_step:
-            return Goal(batch.reward, soft_v, alphas, joint_entropy)
-        q_target = unroll({"critic": learner.target["critic"]}, batch)["critic"]
-        v_target = soft_value(q_target, out.get("value"), alpha)
-        value = joint(learner.target["mixer"], q_target, v_target, action, state).q.min(0)
-        bonus = -alpha * (log_pi.sum(-1) if fop.entropy == "sum" else log_pi.mean(-1))
-        inside = bonus if fop.entropy == "sum" else jnp.zeros_like(bonus)
-        g = lambda_return(
-            batch.reward, batch.discount, batch.mask, value, inside, hypers.gamma, hypers.td_lambda
-        )
-        if fop.entropy == "mean":  # the released code adds it past terminal steps too
-            g += batch.discount * bonus[1:]
-        return Goal(g, soft_v[:T], alphas, joint_entropy)
+def utilities(parts: Parts, params: Params, batch: Batch) -> jax.Array:
+    """Q_i of all actions, [K, I, B, N, A]."""
+    return jax.vmap(lambda p: parts.critic.unroll(p, batch))(params)
 
-    def losses(out: Params, mixers: Params, batch: Batch, goal: Goal, hypers: Hypers, alpha):
-        T, mask = len(batch.reward), batch.mask
 
-        def mean(x: jax.Array) -> jax.Array:
-            return masked_mean(jnp.broadcast_to(x, mask.shape), mask)
+def expected_soft_q(policy: Categorical, q: jax.Array, alphas: jax.Array) -> jax.Array:
+    """E_pi[Q_i - alpha_i log pi_i]: policy [..., N], q [..., N, A], alphas [N] -> [..., N]."""
+    return (policy.probs * q).sum(-1) + alphas * jnp.asarray(policy.entropy())
 
-        q, v = out["critic"][:, :T], out["value"][:T] if "value" in out else None
-        mixed = joint(mixers, q, soft_value(q, v, alpha), batch.action, batch.steps.state[:T])
-        policy = distrax.Categorical(logits=out["actor"][:T])
-        gain = (policy.probs * sg(q.min(0))).sum(-1) + goal.alpha * policy.entropy()
-        metrics = {
-            "loss_critic": jax.vmap(lambda q: mean(jnp.square(q - goal.q)))(mixed.q).sum(),
-            "loss_actor": -mean(gain.mean(-1)),
-            "q_tot": mean(mixed.q[0]),
-            "target": mean(goal.q),
-        }
-        loss = metrics["loss_critic"] + metrics["loss_actor"]
-        if fop.attention:
-            loss += hypers.attention_penalty * mean(mixed.penalty.sum(0))
-        if v is not None:
-            metrics["loss_value"] = mean(jnp.square(goal.v - v).mean(-1))
-            loss += metrics["loss_value"]
-        return loss, metrics
 
-    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
-        batch, alpha = trim(batch, spec), jnp.exp(learner.log_alpha)
-        nets = {k: p for k, p in learner.params.items() if k != "mixer"}
-        # One unroll serves both the targets and, through its pull-back, the gradient.
-        out, pull_back = jax.vjp(lambda p: unroll(p, batch), nets)
-        goal = targets(learner, out, batch, key, hypers)
-        grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
-        (d_out, d_mixers), metrics = grad(out, learner.params["mixer"], batch, goal, hypers, alpha)
-        grads = {**pull_back(d_out)[0], "mixer": d_mixers}
-        tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        entropy = masked_mean(goal.entropy, batch.mask)
-        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
-        return learner, metrics | taken | {"alpha_i": goal.alpha.mean()}
+# -- targets --------------------------------------------------------------------------------------
 
-    # -- life cycle --------------------------------------------------------------------------------
 
-    def init(key: jax.Array, hypers: Hypers) -> Learner:
-        keys = jax.random.split(key, 4)
-        step = empty_step(spec)
-        mixing = (step.alive, step.alive, step.avail, step.state)
-        params = {
-            "actor": actor.init(keys[0]),
-            "critic": jax.vmap(critic.init)(jax.random.split(keys[1], count)),
-            "mixer": jax.vmap(lambda k: mixer.init(k, *mixing))(jax.random.split(keys[2], count)),
-        }
-        if fop.value == "network":
-            params["value"] = value_net.init(keys[3])
-        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
-        return new_learner(params, ("critic", "mixer"), tx, first_temperature(algo, hypers))
+def individual_temperatures(
+    parts: Parts, params: Params, out: dict, policy: Categorical, action: jax.Array, batch: Batch, alpha
+) -> jax.Array:
+    """alpha_i by the first critic, [N]; E[lambda_i (Q_i - V_i)] is a mean over actions [I, B, N] of pi."""
+    alphas = alpha * jnp.ones(parts.spec.n_agents)
+    if parts.options.temperatures == "shared":
+        return alphas
+    T, first = len(batch.reward), jax.tree.map(lambda x: x[:1], params["mixer"])
+    q, v = out["critic"][:1], soft_values(out["critic"][:1], out.get("value"), alpha)
+    weight = joint_values(parts.mixer, first, q, v, action, batch.steps.state).weight[0]
+    gain, weighted = (policy.probs * q[0]).sum(-1) - v[0], weight * (chosen(q[0], action) - v[0])
+    return alphas * temperature_ratio(gain[:T], weighted[:T], batch.mask)
 
-    def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T, batch = len(batch.reward), trim(batch, spec)
-        out, state = unroll(learner.params, batch), batch.steps.state[:T]
-        q, policy = out["critic"][:, :T], distrax.Categorical(logits=out["actor"][:T])
-        value = out["value"][:T] if "value" in out else None
-        v = soft_value(q, value, jnp.exp(learner.log_alpha))
 
-        def q_jt(action: jax.Array) -> jax.Array:
-            return joint(learner.params["mixer"], q, v, action, state).q.min(0)
+def critic_targets(
+    parts: Parts, target: Params, v, policy: Categorical, action: jax.Array, batch: Batch, alpha, hypers
+) -> jax.Array:
+    """G of Eq. 9, [T, B], for actions [I, B, N] of pi; v [I, B, N] is V_i if it is a network, else None."""
+    q = utilities(parts, target["critic"], batch)
+    joint = joint_values(
+        parts.mixer, target["mixer"], q, soft_values(q, v, alpha), action, batch.steps.state
+    )
+    value, log_pi = joint.q.min(0), jnp.asarray(policy.log_prob(action))
+    if parts.options.entropy == "sum":
+        return batch_return(batch, value, hypers, bonus=-alpha * log_pi.sum(-1))
+    returns, bonus = batch_return(batch, value, hypers), -alpha * log_pi.mean(-1)
+    if len(bonus) == len(returns):  # no transition has a next instant
+        return returns
+    return returns + batch.discount * bonus[1:]  # the released code adds it past terminal steps too
 
-        best, logits, probs = (jnp.asarray(x) for x in (policy.mode(), policy.logits, policy.probs))
-        view = Inspection(q.min(0), q_jt(batch.action), q_jt(best), best, logits, probs)
-        return each_sample(view, batch)
 
-    return Algorithm(init, actor.carry, actor.act, actor.greedy, update, target_refresher(spec), inspect)
+def make_targets(
+    parts: Parts, learner: Learner, out: dict, batch: Batch, key: jax.Array, hypers: Any
+) -> Targets:
+    """What the losses are measured against; `out` is what `unroll` gives."""
+    (T, B), alpha, logits = batch.reward.shape, jnp.exp(learner.log_alpha), out["actor"]
+    # Every sequence samples actions of its own, also when all sequences share their instants.
+    policy = categorical(jnp.broadcast_to(logits, (len(logits), B, *logits.shape[2:])))
+    action = sample(key, policy)
+    alphas = individual_temperatures(parts, learner.params, out, policy, action, batch, alpha)
+    return Targets(
+        q=critic_targets(parts, learner.target, out.get("value"), policy, action, batch, alpha, hypers),
+        v=expected_soft_q(policy, out["critic"].min(0), alphas)[:T],
+        alpha=alphas,
+        entropy=jnp.asarray(policy.entropy())[:T].sum(-1),
+    )
+
+
+# -- losses ---------------------------------------------------------------------------------------
+
+
+def critic_loss(q: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
+    """Eq. 9, summed over the critics: q [K, T, B], targets and mask [T, B]."""
+    return jax.vmap(lambda q: masked_mean(jnp.square(q - targets), mask))(q).sum()
+
+
+def value_loss(v: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
+    """Eq. 10, a mean over agents: v and targets [T, B, N], mask [T, B]."""
+    return masked_mean(jnp.square(targets - v).mean(-1), mask)
+
+
+def actor_loss(policy: Categorical, q: jax.Array, alphas: jax.Array, mask: jax.Array) -> jax.Array:
+    """Eq. 11, a mean over agents: policy [T, B, N], q [T, B, N, A], alphas [N], mask [T, B]."""
+    return -masked_mean(expected_soft_q(policy, stop_gradient(q), alphas).mean(-1), mask)
+
+
+def losses(
+    parts: Parts, out: dict, mixer: Params, targets: Targets, batch: Batch, alpha: jax.Array, hypers: Any
+) -> tuple[jax.Array, Metrics]:
+    """(the sum of all losses, metrics); `out` is what `unroll` gives, `mixer` the mixer's parameters."""
+    T, mask = len(batch.reward), batch.mask
+    q, v = out["critic"][:, :T], out["value"][:T] if "value" in out else None
+    state = batch.steps.state[:T]
+    joint = joint_values(parts.mixer, mixer, q, soft_values(q, v, alpha), batch.action, state)
+    each = {
+        "loss_critic": critic_loss(joint.q, targets.q, mask),
+        "loss_actor": actor_loss(categorical(out["actor"][:T]), q.min(0), targets.alpha, mask),
+    }
+    if v is not None:
+        each["loss_value"] = value_loss(v, targets.v, mask)
+    total = sum(each.values(), start=jnp.zeros(()))
+    if parts.options.attention:
+        total += hypers.attention_penalty * masked_mean(joint.penalty.sum(0), mask)
+    return total, each | {"q_tot": masked_mean(joint.q[0], mask), "target": masked_mean(targets.q, mask)}
+
+
+# -- the learner ----------------------------------------------------------------------------------
+
+
+def init(parts: Parts, key: jax.Array, hypers: Any) -> Learner:
+    """The learner before its first update."""
+    options, spec, K = parts.options, parts.spec, 2 if parts.options.twin else 1
+    keys = jax.random.split(key, 4)
+    each, one_hot = jnp.zeros((1, spec.n_agents)), jnp.zeros((1, spec.n_agents, spec.n_actions))
+    example = (each, each, one_hot, example_inputs(spec).state)
+    params = {
+        "actor": parts.actor.init(keys[0]),
+        "critic": jax.vmap(parts.critic.init)(jax.random.split(keys[1], K)),
+        "mixer": jax.vmap(lambda k: parts.mixer.init(k, *example))(jax.random.split(keys[2], K)),
+    }
+    if options.value == "network":
+        params["value"] = parts.value.init(keys[3])
+    tx = actor_critic_optimiser(options.optimiser, parts.groups, hypers)
+    return new_learner(params, ("critic", "mixer"), tx, first_temperature(options.temperature, hypers))
+
+
+def update(parts: Parts, learner: Learner, batch: Batch, key, env_steps, hypers) -> tuple[Learner, Metrics]:
+    """One gradient step of all networks, and one of alpha."""
+    options, alpha = parts.options, jnp.exp(learner.log_alpha)
+    grads, targets, metrics = gradients_through(
+        unroll=lambda nets: unroll(parts, nets, batch),
+        nets={name: p for name, p in learner.params.items() if name != "mixer"},
+        heads={"mixer": learner.params["mixer"]},
+        targets=lambda out: make_targets(parts, learner, out, batch, key, hypers),
+        losses=lambda out, heads, fixed: losses(parts, out, heads["mixer"], fixed, batch, alpha, hypers),
+    )
+    tx = actor_critic_optimiser(options.optimiser, parts.groups, hypers, env_steps)
+    entropy, rule, N = masked_mean(targets.entropy, batch.mask), options.temperature, parts.spec.n_agents
+    learner, more = step_with_temperature(rule, N, learner, grads, tx, entropy, env_steps, hypers)
+    return learner, metrics | more | {"alpha_i": targets.alpha.mean()}
+
+
+def inspect(parts: Parts, learner: Learner, batch: Batch) -> Inspection:
+    """What the current networks believe; of two critics the smaller values."""
+    T, out = len(batch.reward), unroll(parts, learner.params, batch)
+    policy, q, state = categorical(out["actor"][:T]), out["critic"][:, :T], batch.steps.state[:T]
+    v = soft_values(q, out["value"][:T] if "value" in out else None, jnp.exp(learner.log_alpha))
+    greedy = jnp.asarray(policy.mode())
+
+    def q_jt(action: jax.Array) -> jax.Array:
+        return joint_values(parts.mixer, learner.params["mixer"], q, v, action, state).q.min(0)
+
+    return Inspection(
+        greedy=greedy, q=q.min(0), q_tot=q_jt(batch.action), q_tot_greedy=q_jt(greedy),
+        logits=jnp.asarray(policy.logits), probs=jnp.asarray(policy.probs),
+    )  # fmt: skip

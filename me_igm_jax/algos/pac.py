@@ -1,225 +1,264 @@
-"""PAC (Zhou et al. 2022): Weighted QMIX whose utilities read messages that foretell counterfactual best
-actions, and soft actors, improved against it, that act without any message.
+"""PAC (Zhou et al. 2022): Weighted QMIX with messages between the agents, and soft actors that need none.
+
+While learning, each agent's utility reads messages from all agents. The messages are trained to help an
+agent predict its counterfactual best action: the best one when the others do what is most probable for
+them. The actors are improved against these utilities, and act on what they see alone.
 """
 
-from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
+from jax.lax import stop_gradient
 
-from ..config import Config, ConfigError, Hypers
-from ..mixers import CentralMixer, make_mixer
-from ..policies import epsilon_greedy, greedy_action, masked
-from ..returns import lambda_return, masked_mean
-from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
-from .actor import exploration_rate, make_actor
-from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import (
-    actor_critic_optimiser,
-    first_temperature,
-    new_learner,
-    next_temperature,
-    stepped,
-    target_refresher,
-)
-from .losses import JointValues, q_tot_loss
+from ..config import Config, register_learner
+from ..networks.actors import Actor, make_actor
+from ..networks.agents import AgentNet, example_inputs, make_agent_net
+from ..networks.critics import CentralMixer
+from ..networks.layers import apply
+from ..networks.messages import MessageNets, make_message_nets, unroll_messages
+from ..networks.mixers import make_mixer
+from ..ops.batches import first_instants
+from ..ops.losses import JointValues, q_tot_loss
+from ..ops.means import masked_mean
+from ..ops.optimisers import actor_critic_optimiser, gradients_through, new_learner
+from ..ops.policies import categorical, chosen, epsilon_greedy, greedy_action, masked
+from ..ops.returns import batch_return
+from ..ops.schedules import exploration_rate
+from ..ops.target_networks import refresh_targets
+from ..ops.temperature import first_temperature, step_with_temperature
+from ..types import Algorithm, Batch, Carry, EnvSpec, Inspection, Learner, Metrics, Params, TimeStep
+from .pac_options import PacHypers, PacOptions
 
-sg = jax.lax.stop_gradient
-NETS = ("actor", "agent", "encoder", "predictor", "central_agent")
+UNROLLED = ("actor", "agent", "encoder", "predictor", "central_agent")
 HEADS = ("mixer", "central_mixer")
+GROUPS = {name: "actor" if name == "actor" else "critic" for name in (*UNROLLED, *HEADS)}
 
 
-class Goal(NamedTuple):
+class PacNets(NamedTuple):
+    """The networks, named as their parameters are; those of the messages lie beside the others."""
+
+    actor: Actor  # reads no messages
+    messages: MessageNets
+    central_agent: AgentNet  # utilities of the central critic
+    mixer: nn.Module
+    central_mixer: CentralMixer
+
+
+class Targets(NamedTuple):
     """What the networks are fitted to."""
 
     q_tot: jax.Array  # [T, B] lambda-return
-    label: jax.Array  # [T, B, N] counterfactual best actions
-    best: jax.Array  # [T, B, N] the policies' most probable actions
+    label: jax.Array  # [T, B or 1, N] counterfactual best actions
+    best: jax.Array  # [T, B or 1, N] the policies' most probable actions
 
 
-def make_pac(config: Config, spec: EnvSpec) -> Algorithm:
-    """Build PAC for environments of shape `spec`. Losses, each a mean over the real transitions:
+# -- values ---------------------------------------------------------------------------------------
 
-      L(theta) = 1/2 w (Q_tot(s, u, m) - G)^2              w: `losses.td_weights`
-      L(psi)   = 1/2 (Q^(s, u) - G)^2                      the central critic
-      L(xi)    = c sum_i [-log p(u*_i | o_i, m_i) + beta KL(N(mu_i, 1) || N(0, 1))]
-      L(phi)   = sg f(E_pi[alpha log pi_i - sg Q_i(o_i, m_i)], s)     f: the mixer of Q_tot
-      L(alpha) = alpha (H(pi) - H_target)                  on log alpha
-      u*_i     = argmax_a Q^(s, a, a*_-i),   a* = (argmax_a pi_i)_i
 
-    G is the lambda-return of Q^-(s', a*'). Agent j tells agent i m_ji ~ N(mu_ji, 1), read from what j
-    sees (encoder); p is the predictor. The messages serve the critics alone: actors act on their own.
-    c, beta, alpha's floor: hypers.message_weight, hypers.message_beta, hypers.alpha_end.
+def unroll(nets: PacNets, params: Params, batch: Batch, noise: jax.Array | float) -> dict[str, jax.Array]:
+    """Outputs of the networks over time, by name; the actor's are log pi, `noise` is added to messages."""
+    return {
+        "actor": nets.actor.policy(params["actor"], batch).logits,
+        **unroll_messages(nets.messages, params, batch, noise),
+        "central_agent": nets.central_agent.unroll(params["central_agent"], batch),
+    }
+
+
+def mix(nets: PacNets, params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
+    """f(q, s), the mixer of one value for each agent, [..., N] -> [...]."""
+    return apply(nets.mixer, params["mixer"], q, state)
+
+
+def mix_central(nets: PacNets, params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
+    """Q^ of the central critic from one of its utilities for each agent, [..., N] -> [...]."""
+    return apply(nets.central_mixer, params["central_mixer"], q, state)
+
+
+def counterfactual_actions(
+    nets: PacNets, params: Params, q: jax.Array, best: jax.Array, steps: TimeStep
+) -> jax.Array:
+    """u*_i = argmax_a Q^(s, a, best_-i) over the available a: each agent's best action beside the others'.
+
+    Args:
+      q: utilities of the central critic, [..., N, A].
+      best: the actions that the other agents keep, [..., N].
+
+    Returns: [..., N].
     """
-    algo, N, A, d = config.algo, spec.n_agents, spec.n_actions, config.pac.message
-    if algo.mixer == "qplex":
-        raise ConfigError(
-            "algo.mixer=qplex: pac mixes values that belong to no action; use algo.mixer=qmix"
-        )
-    told = spec._replace(obs_shape=(empty_step(spec).obs[0, 0].size + N * d,))
-    memoryless = replace(config.net, recurrent=False, layers=2)
-    actor = make_actor(config.net, spec)
-    encoder = make_agent_net(memoryless, spec, outputs=N * d)
-    predictor = make_agent_net(replace(memoryless, hidden=4 * N * d), told)
-    agent, central_agent = make_agent_net(config.net, told), make_agent_net(config.net, spec)
-    mixer, central_mixer = make_mixer(algo), CentralMixer(algo.central_embed)
-    groups = {name: "actor" if name == "actor" else "critic" for name in (*NETS, *HEADS)}
+    n, kept = q.shape[-2], chosen(q, best)
 
-    # -- acting -----------------------------------------------------------------------------------
+    def values(i: jax.Array) -> jax.Array:
+        """Q^(s, a, best_-i) of every action a of agent i, [..., A]."""
+        joint = jnp.where(jnp.arange(n) == i, q[..., i, :, None], kept[..., None, :])
+        return mix_central(nets, params, joint, steps.state[..., None, :])
 
-    def act(learner: Learner, carry, step: TimeStep, key, env_steps, hypers: Hypers):
-        (hidden, _), best = actor.greedy(learner, carry, step)
-        eps = exploration_rate(hypers, env_steps)
-        action = epsilon_greedy(key, jax.nn.one_hot(best, A), step.avail, eps)
-        return (hidden, action), action
-
-    # -- values -----------------------------------------------------------------------------------
-
-    def unroll(params: Params, batch: Batch, noise: jax.Array | float) -> Params:
-        """log pi, utilities, logits of the predictor and utilities of the central critic, each
-        [T(+1), B, N, A], and the messages' means [T(+1), B, N, N d]; `noise` is added to those.
-        """
-        mean = encoder.unroll(params["encoder"], batch)
-        heard = hearing(batch, exchanged(mean + noise))
-        return {
-            "actor": jnp.asarray(actor.policy(params["actor"], batch).logits),
-            "agent": agent.unroll(params["agent"], heard),
-            "encoder": mean,
-            "predictor": predictor.unroll(params["predictor"], heard),
-            "central_agent": central_agent.unroll(params["central_agent"], batch),
-        }
-
-    def mix(params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
-        """f(q, s) of one value for each agent, [..., N] -> [...]."""
-        return apply(mixer, params["mixer"], q, q, q, state)
-
-    def mix_central(params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
-        return apply(central_mixer, params["central_mixer"], q, q, q, state)
-
-    def counterfactual(params: Params, q: jax.Array, best: jax.Array, steps: TimeStep) -> jax.Array:
-        """u*_i [..., N]: each agent's best available action by Q^ if the others do `best` [..., N]."""
-        held = chosen(q, best)
-
-        def values(i: jax.Array) -> jax.Array:
-            """Q^(s, a, best_-i) of every action a of agent i, [..., A]."""
-            joint = jnp.where(jnp.arange(N) == i, q[..., i, :, None], held[..., None, :])
-            return mix_central(params, joint, steps.state[..., None, :])
-
-        # One agent after the other: all at once are N x A joint actions wide.
-        each = jax.lax.map(values, jnp.arange(N))
-        return greedy_action(jnp.moveaxis(each, 0, -2), steps.avail)
-
-    # -- learning ---------------------------------------------------------------------------------
-
-    def targets(learner: Learner, out: Params, batch: Batch, hypers: Hypers) -> Goal:
-        T, steps = len(batch.reward), batch.steps
-        best = out["actor"].argmax(-1)
-        now = jax.tree.map(lambda x: x[:T], steps)
-        label = counterfactual(learner.params, out["central_agent"][:T], best[:T], now)
-        if spec.one_step:
-            return Goal(batch.reward, label, best[:T])
-        q = central_agent.unroll(learner.target["central_agent"], batch)
-        value = mix_central(learner.target, chosen(q, best), steps.state)
-        outcome = (batch.reward, batch.discount, batch.mask)
-        g = lambda_return(*outcome, value, jnp.zeros_like(value), hypers.gamma, hypers.td_lambda)
-        return Goal(g, label, best[:T])
-
-    def losses(out: Params, heads: Params, batch: Batch, goal: Goal, alpha: jax.Array, hypers: Hypers):
-        T, mask, taken, g = len(batch.reward), batch.mask, batch.action, goal.q_tot
-        state, avail = batch.steps.state[:T], batch.steps.avail[:T]
-        out = jax.tree.map(lambda x: x[:T], out)
-
-        def mean(x: jax.Array) -> jax.Array:
-            return masked_mean(jnp.broadcast_to(x, mask.shape), mask)
-
-        q, q_central = out["agent"], out["central_agent"]
-        q_tot, q_tot_best = (mix(heads, chosen(q, u), state) for u in (taken, goal.best))
-        q_hat, q_hat_best = (mix_central(heads, chosen(q_central, u), state) for u in (taken, goal.best))
-        is_best = (taken == goal.best).all(-1)
-        values = JointValues(q_tot, q_tot_best, q_hat, q_hat_best, is_best, chosen(q, taken).sum(-1))
-
-        cost = (jnp.exp(out["actor"]) * (alpha * out["actor"] - sg(q))).sum(-1)
-        log_p = chosen(nn.log_softmax(masked(out["predictor"], avail)), goal.label)
-        metrics = {
-            "loss_critic": q_tot_loss(algo, values, g, mask, hypers),
-            "loss_central": 0.5 * mean(jnp.square(q_hat - g)),
-            "loss_actor": mean(mix(sg(heads), cost, state)),
-            "loss_label": -mean(log_p.sum(-1)),
-            "message_nats": 0.5 * mean(jnp.square(out["encoder"]).sum((-2, -1))),
-            "q_tot": mean(q_tot),
-            "target": mean(g),
-        }
-        bottleneck = metrics["loss_label"] + hypers.message_beta * metrics["message_nats"]
-        fit = metrics["loss_critic"] + metrics["loss_central"] + metrics["loss_actor"]
-        return fit + hypers.message_weight * bottleneck, metrics
-
-    def temperature(learner: Learner, hypers: Hypers) -> jax.Array:
-        return jnp.maximum(jnp.exp(learner.log_alpha), hypers.alpha_end)
-
-    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
-        T, batch, alpha = len(batch.reward), trim(batch, spec), temperature(learner, hypers)
-        nets, heads = ({k: learner.params[k] for k in names} for names in (NETS, HEADS))
-        # A draw of its own for every sample, also where all share their instant.
-        noise = jax.random.normal(key, (len(batch.first), batch.reward.shape[1], N, N * d))
-        # One unroll serves both the targets and, through its pull-back, the gradient.
-        out, pull_back = jax.vjp(lambda p: unroll(p, batch, noise), nets)
-        goal = targets(learner, out, batch, hypers)
-        grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
-        (d_out, d_heads), metrics = grad(out, heads, batch, goal, alpha, hypers)
-        grads = {**pull_back(d_out)[0], **d_heads}
-
-        entropy = -(jnp.exp(out["actor"]) * out["actor"]).sum((-2, -1))[:T]
-        entropy = masked_mean(jnp.broadcast_to(entropy, batch.mask.shape), batch.mask)
-        wanted = N * (-A if config.pac.target_entropy == "actions" else hypers.target_entropy)
-        next_alpha = next_temperature(algo, learner, entropy, wanted, env_steps, hypers)
-        tx = actor_critic_optimiser(algo.optimiser, groups, hypers, env_steps)
-        metrics |= {"entropy": entropy / N, "alpha": alpha, "grad_norm": optax.global_norm(grads)}
-        return stepped(learner, grads, tx, next_alpha), metrics
-
-    # -- life cycle -------------------------------------------------------------------------------
-
-    def init(key: jax.Array, hypers: Hypers) -> Learner:
-        keys, step = jax.random.split(key, len(groups)), empty_step(spec)
-        mixing = (step.alive, step.alive, step.alive, step.state)
-        inits = {
-            "actor": actor.init,
-            "agent": agent.init,
-            "encoder": encoder.init,
-            "predictor": predictor.init,
-            "central_agent": central_agent.init,
-            "mixer": lambda k: mixer.init(k, *mixing),
-            "central_mixer": lambda k: central_mixer.init(k, *mixing),
-        }
-        params = {name: inits[name](k) for name, k in zip(groups, keys, strict=True)}
-        tx = actor_critic_optimiser(algo.optimiser, groups, hypers)
-        central = ("central_agent", "central_mixer")
-        return new_learner(params, central, tx, first_temperature(algo, hypers))
-
-    def inspect(learner: Learner, batch: Batch) -> Inspection:
-        """What follows from messages without noise."""
-        T, batch = len(batch.reward), trim(batch, spec)
-        out, state = unroll(learner.params, batch, 0.0), batch.steps.state[:T]
-        q, log_pi = out["agent"][:T], out["actor"][:T]
-        best = log_pi.argmax(-1)
-        q_tot, q_tot_best = (mix(learner.params, chosen(q, u), state) for u in (batch.action, best))
-        return each_sample(Inspection(q, q_tot, q_tot_best, best, log_pi, jnp.exp(log_pi)), batch)
-
-    return Algorithm(init, actor.carry, act, actor.greedy, update, target_refresher(spec), inspect)
+    # One agent after the other: all at once are N x A joint actions wide.
+    each = jax.lax.map(values, jnp.arange(n))
+    return greedy_action(jnp.moveaxis(each, 0, -2), steps.avail)
 
 
-def exchanged(sent: jax.Array) -> jax.Array:
-    """What each agent is told by all, of what each tells all (itself included): [..., N, N d] both."""
-    *lead, n, width = sent.shape
-    return sent.reshape(*lead, n, n, width // n).swapaxes(-2, -3).reshape(sent.shape)
+# -- targets and losses ---------------------------------------------------------------------------
 
 
-def hearing(batch: Batch, messages: jax.Array) -> Batch:
-    """`batch` whose observations, one vector each, end with `messages` [T(+1), B, N, M]."""
-    lead, steps = messages.shape[:3], batch.steps
-    obs = steps.obs.reshape(*steps.obs.shape[:3], -1)
-    obs = jnp.concatenate([jnp.broadcast_to(obs, (*lead, obs.shape[-1])), messages], axis=-1)
-    steps = steps._replace(obs=obs, alive=jnp.broadcast_to(steps.alive, lead))
-    return batch._replace(steps=steps, first=jnp.broadcast_to(batch.first, lead[:2]))
+def pac_targets(nets: PacNets, learner: Learner, out: dict, batch: Batch, hypers: PacHypers) -> Targets:
+    """Lambda-returns of Q^-(s', a*') with a* = (argmax_a pi_i)_i, and labels; `out` comes from `unroll`."""
+    T, best = len(batch.reward), out["actor"].argmax(-1)
+    now, q_now = first_instants((batch.steps, out["central_agent"]), T)
+    q = nets.central_agent.unroll(learner.target["central_agent"], batch)
+    value = mix_central(nets, learner.target, chosen(q, best), batch.steps.state)
+    return Targets(
+        q_tot=batch_return(batch, value, hypers),
+        label=counterfactual_actions(nets, learner.params, q_now, best[:T], now),
+        best=best[:T],
+    )
+
+
+def joint_values(nets: PacNets, heads: Params, out: dict, batch: Batch, best: jax.Array) -> JointValues:
+    """Q_tot and Q^ of the batch's joint actions and of `best` [T, B or 1, N]."""
+    actions, state = (batch.action, best), batch.steps.state[: len(batch.reward)]
+    q_tot, q_tot_best = (mix(nets, heads, chosen(out["agent"], u), state) for u in actions)
+    q_hat, q_hat_best = (mix_central(nets, heads, chosen(out["central_agent"], u), state) for u in actions)
+    is_best = (batch.action == best).all(-1)
+    return JointValues(
+        q_tot=q_tot,
+        q_tot_best=q_tot_best,
+        q_hat=q_hat,
+        q_hat_best=q_hat_best,
+        is_best=is_best,
+        opt_sum=q_tot,
+    )
+
+
+def actor_loss(nets: PacNets, heads: Params, out: dict, alpha: jax.Array, state: jax.Array) -> jax.Array:
+    """L(phi) = sg f(E_pi[alpha log pi_i - sg Q_i(o_i, m_i)], s), [T, B]; f: the mixer of Q_tot."""
+    cost = (jnp.exp(out["actor"]) * (alpha * out["actor"] - stop_gradient(out["agent"]))).sum(-1)
+    return mix(nets, stop_gradient(heads), cost, state)
+
+
+def pac_losses(
+    nets: PacNets, out: dict, heads: Params, targets: Targets, batch: Batch, alpha: jax.Array,
+    weighting: str, hypers: PacHypers,
+) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:  # fmt: skip
+    """(L(theta) + L(psi) + L(phi) + c L(xi), (metrics, joint entropy)), means over real transitions:
+
+        L(theta) = 1/2 w (Q_tot(s, u, m) - G)^2                  w: `losses.td_weights`
+        L(psi)   = 1/2 (Q^(s, u) - G)^2
+        L(xi)    = sum_i [-log p(u*_i | o_i, m_i) + beta KL(N(mu_i, 1) || N(0, 1))]
+        L(phi)   = `actor_loss`
+
+    c and beta are hypers.message_weight and hypers.message_beta; p is the predictor, mu the encoder.
+    """
+    T, mask, out = len(batch.reward), batch.mask, first_instants(out, len(batch.reward))
+    steps = first_instants(batch.steps, T)
+    values = joint_values(nets, heads, out, batch, targets.best)
+    log_p = chosen(nn.log_softmax(masked(out["predictor"], steps.avail)), targets.label)
+    metrics = {
+        "loss_critic": q_tot_loss("td", weighting, values, targets.q_tot, mask, hypers),
+        "loss_central": 0.5 * masked_mean(jnp.square(values.q_hat - targets.q_tot), mask),
+        "loss_actor": masked_mean(actor_loss(nets, heads, out, alpha, steps.state), mask),
+        "loss_label": -masked_mean(log_p.sum(-1), mask),
+        "message_nats": 0.5 * masked_mean(jnp.square(out["encoder"]).sum((-2, -1)), mask),
+        "q_tot": masked_mean(values.q_tot, mask),
+        "target": masked_mean(targets.q_tot, mask),
+    }
+    messages = metrics["loss_label"] + hypers.message_beta * metrics["message_nats"]
+    fit = metrics["loss_critic"] + metrics["loss_central"] + metrics["loss_actor"]
+    entropy = masked_mean(categorical(out["actor"]).entropy().sum(-1), mask)
+    return fit + hypers.message_weight * messages, (metrics, entropy)
+
+
+def update(
+    nets: PacNets, options: PacOptions, learner: Learner, batch: Batch, key: jax.Array, env_steps,
+    hypers: PacHypers,
+) -> tuple[Learner, Metrics]:  # fmt: skip
+    """One gradient step of all networks, and one step of the temperature."""
+    unrolled, heads = ({k: learner.params[k] for k in names} for names in (UNROLLED, HEADS))
+    N, A, alpha = batch.action.shape[2], batch.steps.avail.shape[-1], floored_temperature(learner, hypers)
+    # Every sample has random messages, also when all samples share their instant.
+    noise = jax.random.normal(key, (len(batch.first), batch.reward.shape[1], N, N * options.message))
+    grads, _, (metrics, entropy) = gradients_through(
+        lambda params: unroll(nets, params, batch, noise),
+        unrolled,
+        heads,
+        lambda out: pac_targets(nets, learner, out, batch, hypers),
+        lambda out, heads, targets: pac_losses(
+            nets, out, heads, targets, batch, alpha, options.weighting, hypers
+        ),
+    )
+    tx = actor_critic_optimiser(options.optimiser, GROUPS, hypers, env_steps)
+    learner, step_metrics = step_with_temperature(
+        options.temperature, N, learner, grads, tx, entropy, env_steps, hypers,
+        target_entropy=-A if options.target_entropy == "actions" else None,
+    )  # fmt: skip
+    return learner, metrics | step_metrics | {"alpha": alpha}
+
+
+def floored_temperature(learner: Learner, hypers: PacHypers) -> jax.Array:
+    """alpha, at least hypers.alpha_end; a learned temperature moves on below its floor."""
+    return jnp.maximum(jnp.exp(learner.log_alpha), hypers.alpha_end)
+
+
+# -- the learner ----------------------------------------------------------------------------------
+
+
+def act(nets: PacNets, learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers: PacHypers):
+    """Exploring actions: epsilon-greedy around each policy's most probable action."""
+    (memory, _), best = nets.actor.greedy(learner, carry, step)
+    onehot = jax.nn.one_hot(best, step.avail.shape[-1])
+    action = epsilon_greedy(key, onehot, step.avail, exploration_rate(hypers, env_steps))
+    return (memory, action), action
+
+
+def first_learner(
+    nets: PacNets, spec: EnvSpec, options: PacOptions, key: jax.Array, hypers: PacHypers
+) -> Learner:
+    """The learner before its first update."""
+    keys = dict(zip(GROUPS, jax.random.split(key, len(GROUPS)), strict=True))
+    utilities, state = jnp.zeros((1, spec.n_agents)), example_inputs(spec).state
+    unrolled = nets._asdict() | nets.messages._asdict()
+    params = {name: unrolled[name].init(keys[name]) for name in UNROLLED}
+    params |= {name: getattr(nets, name).init(keys[name], utilities, state) for name in HEADS}
+    tx = actor_critic_optimiser(options.optimiser, GROUPS, hypers)
+    temperature = first_temperature(options.temperature, hypers)
+    return new_learner(params, ("central_agent", "central_mixer"), tx, temperature)
+
+
+def inspect(nets: PacNets, learner: Learner, batch: Batch) -> Inspection:
+    """What the learner believes about a batch, with messages without noise."""
+    out = first_instants(unroll(nets, learner.params, batch, 0.0), len(batch.reward))
+    best = out["actor"].argmax(-1)
+    values = joint_values(nets, learner.params, out, batch, best)
+    return Inspection(
+        greedy=best,
+        q=out["agent"],
+        q_tot=values.q_tot,
+        q_tot_greedy=values.q_tot_best,
+        logits=out["actor"],
+        probs=jnp.exp(out["actor"]),
+    )
+
+
+@register_learner("pac", options=PacOptions, hypers=PacHypers, shared_instants=True)
+def make_pac(config: Config, spec: EnvSpec) -> Algorithm:
+    """PAC for environments of shape `spec`."""
+    net, options = config.net, config.algo
+    nets = PacNets(
+        actor=make_actor(net, spec),
+        messages=make_message_nets(net, spec, options.message),
+        central_agent=make_agent_net(net, spec),
+        mixer=make_mixer(options.mixer, options, net.operands),
+        central_mixer=CentralMixer(options.central_embed, net.operands),
+    )
+    return Algorithm(
+        init=partial(first_learner, nets, spec, options),
+        carry=nets.actor.carry,
+        act=partial(act, nets),
+        greedy=nets.actor.greedy,
+        update=partial(update, nets, options),
+        inspect=partial(inspect, nets),
+        refresh_target=refresh_targets,
+        target_interval=options.target_interval,
+    )

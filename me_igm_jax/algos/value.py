@@ -1,210 +1,204 @@
-"""The value family: one learner composed of agent net x local x mixer x transform x policy x temperature.
+"""The value family, discrete actions: QMIX, VDN, QPLEX, Qatten, Weighted QMIX, QTRAN, Soft-QMIX, ME-IGM.
 
-QMIX, VDN, QPLEX, Qatten, Weighted QMIX and QTRAN bootstrap from the greedy next action (double
-Q-learning); the maximum-entropy members bootstrap from an action sampled from the current policy and
-add its entropy. Which member a run is, is a choice of parts in `config.algo`.
+Which member a run is, is a choice of parts in `config.algo`. Without a softmax policy, data are collected
+epsilon-greedily, and targets bootstrap from the greedy next action (double Q-learning). With one (ME-IGM,
+Soft-QMIX), targets bootstrap from a sample of the current policy, and its entropy is added.
+
+Losses (ME-IGM Eqs. 8, 9, 11; docs/algorithms.md says what is taken from a paper or from released code):
+  L(theta) = 1/2 w (Q_tot(s, u) - G)^2                  G: `td_targets`, w: `ops.losses.td_weights`
+  L(phi)   = 1/2 (sg Q_tot(s, u) - sum_i OPT_i(sg Q_i(u_i), s))^2     with a softmax policy
+  L(omega) = alpha (H(pi) - N H_target)                 on log alpha, with a learned temperature
+  L(psi)   = 1/2 (Q^(s, u) - G)^2                       with a central critic
+QTRAN replaces L(theta) by `ops.losses.qtran_loss`.
 """
 
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from ..config import Config, Hypers
-from ..mixers import CentralMixer, make_mixer
-from ..policies import epsilon_greedy, greedy_action, linear_schedule, masked, sample, softmax_policy
-from ..returns import lambda_return, masked_mean
-from ..split import ALONE, Split
-from ..transforms import make_local, make_transform
-from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
-from .agent import apply, chosen, each_sample, empty_step, make_agent_net, trim
-from .learning import (
-    first_temperature,
-    new_learner,
-    optimiser,
-    soft_step,
-    target_refresher,
+from ..config import Config, register_learner
+from ..ops.batches import first_instants
+from ..ops.gradient_share import ALONE, GradientShare
+from ..ops.losses import JointValues
+from ..ops.policies import (
+    Categorical,
+    chosen,
+    epsilon_greedy,
+    greedy_action,
+    masked,
+    sample,
+    softmax_policy,
 )
-from .losses import JointValues, q_tot_loss
+from ..ops.returns import batch_return
+from ..ops.schedules import exploration_rate
+from ..ops.target_networks import refresh_targets
+from ..types import Algorithm, Batch, Carry, EnvSpec, Inspection, Learner, Metrics, Params, TimeStep
+from .value_family import (
+    Outputs,
+    Parts,
+    Targets,
+    apply_part,
+    entropy_bonus,
+    first_learner,
+    learn,
+    make_parts,
+    policy_logits,
+    transformed,
+    unroll,
+)
+from .value_options import ValueHypers, ValueOptions
 
-sg = jax.lax.stop_gradient
+# -- values and policies --------------------------------------------------------------------------
 
 
-class Targets(NamedTuple):
-    """What the online networks are fitted to, and the policy it was computed with."""
+def current_policy(parts: Parts, learner: Learner, q: jax.Array, step: TimeStep) -> Categorical:
+    """softmax(OPT_i(g_i(q_i)) / alpha) over the available actions; q [..., N, A] before g_i."""
+    utilities = transformed(parts, learner.params, q, step.state)
+    logits = policy_logits(parts, learner.params, utilities, step.state)
+    return softmax_policy(logits / jnp.exp(learner.log_alpha), step.avail)
 
-    q_tot: jax.Array  # [T, B] lambda-return
-    entropy: jax.Array  # [T, B] exact joint entropy of the current policy
+
+def mix(parts: Parts, params: Params, utilities: jax.Array, action: jax.Array, step: TimeStep) -> jax.Array:
+    """Q_tot(s, u) of utilities [..., N, A] (after g_i) and joint actions u [..., N] -> [...]."""
+    taken, q_max = chosen(utilities, action), masked(utilities, step.avail).max(-1)
+    onehot = jax.nn.one_hot(action, utilities.shape[-1])
+    return apply_part(parts, "mixer", params, taken, step.state, q_max=q_max, action=onehot)
 
 
-def make_value(config: Config, spec: EnvSpec, split: Split = ALONE) -> Algorithm:
-    """Build the learner that `config.algo` describes, for environments of shape `spec`.
+def mix_central(
+    parts: Parts, params: Params, q: jax.Array, action: jax.Array, state: jax.Array
+) -> jax.Array:
+    """Q^(s, u) of the central critic, from q [..., N, A] of its agent network: u [..., N] -> [...]."""
+    return apply_part(parts, "central_mixer", params, chosen(q, action), state)
 
-    Losses (ME-IGM Eqs. 8, 9, 11; see docs/algorithms.md for what is taken from paper or code):
-      L(theta) = 1/2 w (Q_tot(s, u) - G)^2          G: `returns.lambda_return`, w: `losses.td_weights`
-      L(phi)   = 1/2 (sg Q_tot(s, u) - sum_i OPT_i(sg Q_i(u_i), s))^2
-      L(omega) = alpha (H(pi) - N H_target)          on log alpha
-      L(psi)   = 1/2 (Q^(s, u) - G)^2                the central critic, if there is one
-    QTRAN's L(theta) is `losses.qtran_loss`.
+
+def joint_values(parts: Parts, params: Params, q: Outputs, batch: Batch) -> JointValues:
+    """Values of the batch's joint actions and of the greedy ones; q as `unroll` returns it."""
+    T, action = len(batch.reward), batch.action
+    step, q = first_instants((batch.steps, q), T)
+    best = greedy_action(q["agent"], step.avail)
+    utilities = transformed(parts, params, q["agent"], step.state)
+    q_tot, q_tot_best = (mix(parts, params, utilities, u, step) for u in (action, best))
+    q_hat, q_hat_best, opt_sum = q_tot, q_tot_best, q_tot
+    if parts.central_mixer is not None:
+        q_central = q["central_agent"]
+        q_hat, q_hat_best = (mix_central(parts, params, q_central, u, step.state) for u in (action, best))
+    if parts.transform is not None:
+        opt_sum = chosen(policy_logits(parts, params, utilities, step.state), action).sum(-1)
+    return JointValues(
+        q_tot=q_tot,
+        q_tot_best=q_tot_best,
+        q_hat=q_hat,
+        q_hat_best=q_hat_best,
+        is_best=(action == best).all(-1),
+        opt_sum=opt_sum,
+    )
+
+
+# -- targets --------------------------------------------------------------------------------------
+
+
+def td_targets(
+    parts: Parts, options: ValueOptions, learner: Learner, q: jax.Array, batch: Batch, key: jax.Array,
+    hypers: ValueHypers, share: GradientShare = ALONE,
+) -> Targets:  # fmt: skip
+    """G: the lambda-return of what the target networks say of the next joint action.
+
+    The next joint action is the greedy one of the online agent network, whose q [T or T + 1, B, N, A] are
+    given, or a sample of the current policy. Then alpha times the entropy is added (ME-IGM App. A).
     """
-    algo = config.algo
-    soft = algo.policy == "softmax"
-    agent = make_agent_net(config.net, spec)
-    mixer, central_mixer = make_mixer(algo), CentralMixer(algo.central_embed)
-    transform, local = make_transform(algo), make_local(algo)
-
-    # -- acting -----------------------------------------------------------------------------------
-
-    def act(learner: Learner, carry, step: TimeStep, key, env_steps, hypers: Hypers):
-        hidden, q = agent.step(learner.params["agent"], carry, step)
-        if soft:
-            logits = policy_logits(learner.params, q, step.state)
-            policy = softmax_policy(logits / jnp.exp(learner.log_alpha), step.avail)
-            action = sample(key, policy)
-        else:
-            eps = linear_schedule(hypers.eps_start, hypers.eps_end, hypers.eps_steps, env_steps)
-            action = epsilon_greedy(key, q, step.avail, eps)
-        return (hidden, action), action
-
-    def greedy(learner: Learner, carry, step: TimeStep):
-        hidden, q = agent.step(learner.params["agent"], carry, step)
-        action = greedy_action(q, step.avail)
-        return (hidden, action), action
-
-    # -- values -----------------------------------------------------------------------------------
-
-    def unroll(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Utilities of every agent network, each [T or T+1, B, N, A]."""
-        return {k: agent.unroll(p, batch) for k, p in params.items()}
-
-    def policy_logits(params: Params, q: jax.Array, state: jax.Array) -> jax.Array:
-        values = apply(local, params["local"], q, state)
-        return apply(transform, params["transform"], sg(values), state)
-
-    def mix(params: Params, q, action: jax.Array, state, avail) -> jax.Array:
-        """Q_tot(s, action) from raw utilities q."""
-        values = apply(local, params["local"], q, state)
-        return apply(mixer, params["mixer"], *to_mix(values, action, avail), state)
-
-    def to_mix(values, action, avail):
-        onehot = jax.nn.one_hot(action, spec.n_actions)
-        return chosen(values, action), masked(values, avail).max(-1), onehot
-
-    def mix_central(params: Params, q, action, state, avail) -> jax.Array:
-        return apply(central_mixer, params["central_mixer"], *to_mix(q, action, avail), state)
-
-    # -- learning ---------------------------------------------------------------------------------
-
-    def targets(learner: Learner, q, batch: Batch, key, hypers: Hypers) -> Targets:
-        T = len(batch.reward)
-        alpha = jnp.exp(learner.log_alpha)
-        state, avail = batch.steps.state, batch.steps.avail
-        policy = softmax_policy(policy_logits(learner.params, q, state) / alpha, avail)
-        entropy = policy.entropy().sum(-1)  # [T(+1), B]
-        if spec.one_step:
-            return Targets(batch.reward, jnp.broadcast_to(entropy, batch.reward.shape))
-        if soft:
-            action = sample(key, policy, split)
-            h = {
-                "sample": -policy.log_prob(action).sum(-1),
-                "exact": entropy,
-                "none": jnp.zeros_like(entropy),
-            }
-            bonus = alpha * h[algo.entropy]
-        else:
-            action, bonus = greedy_action(q, avail), jnp.zeros_like(entropy)
-        target = learner.target
-        q_target = unroll(split_params(target)[0], batch)
-        if algo.central_critic:
-            value = mix_central(target, q_target["central_agent"], action, state, avail)
-        else:
-            value = mix(target, q_target["agent"], action, state, avail)
-        g = lambda_return(
-            batch.reward, batch.discount, batch.mask, value, bonus, hypers.gamma, hypers.td_lambda
-        )
-        return Targets(g, entropy[:T])
-
-    def losses(qs, heads: Params, batch: Batch, g: jax.Array, hypers: Hypers):
-        T, mask, taken = len(batch.reward), batch.mask, batch.action
-        state, avail = batch.steps.state[:T], batch.steps.avail[:T]
-        q = qs["agent"][:T]
-        best = greedy_action(q, avail)
-        q_tot, q_tot_best = (mix(heads, q, u, state, avail) for u in (taken, best))
-        logits = policy_logits(heads, sg(q), state)
-        opt_sum = chosen(logits, taken).sum(-1)
-        gap = sg(q_tot) - opt_sum
-        metrics = {
-            "loss_opt": 0.5 * masked_mean(jnp.square(gap), mask),
-            "q_tot": masked_mean(q_tot, mask),
-            "target": masked_mean(g, mask),
-            "delta_q": masked_mean(jnp.abs(gap), mask),
-        }
-        loss, q_hat, q_hat_best = metrics["loss_opt"], q_tot, q_tot_best
-        if algo.central_critic:
-            q_central = qs["central_agent"][:T]
-            q_hat, q_hat_best = (mix_central(heads, q_central, u, state, avail) for u in (taken, best))
-            metrics["loss_central"] = 0.5 * masked_mean(jnp.square(q_hat - g), mask)
-            loss += metrics["loss_central"]
-        is_best = (taken == best).all(-1)
-        values = JointValues(q_tot, q_tot_best, q_hat, q_hat_best, is_best, opt_sum)
-        fit = q_tot_loss(algo, values, g, mask, hypers)
-        return loss + fit, metrics | {f"loss_{algo.fit}": fit}
-
-    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
-        agents, heads = split_params(learner.params)
-        batch = trim(batch, spec)
-        # One unroll serves both the targets and, through its pull-back, the gradient.
-        qs, pull_back = jax.vjp(lambda p: unroll(p, batch), agents)
-        goal = targets(learner, qs["agent"], batch, key, hypers)
-        grad = jax.grad(losses, argnums=(0, 1), has_aux=True)
-        (d_qs, d_heads), metrics = grad(qs, heads, batch, goal.q_tot, hypers)
-        grads = {**pull_back(d_qs)[0], **d_heads}
-        entropy = masked_mean(goal.entropy, batch.mask)
-        grads, metrics, entropy = split.merged((grads, metrics, entropy), batch.mask)
-        tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
-        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
-        return learner, metrics | taken
-
-    # -- life cycle -------------------------------------------------------------------------------
-
-    def init(key: jax.Array, hypers: Hypers) -> Learner:
-        keys = iter(jax.random.split(key, 6))
-        _, state, q, per_agent = empty_step(spec)
-        mixing = (per_agent, per_agent, q, state)
-        params = {
-            "agent": agent.init(next(keys)),
-            "mixer": mixer.init(next(keys), *mixing),
-            "transform": transform.init(next(keys), q, state),
-            "local": local.init(next(keys), q, state),
-        }
-        if algo.central_critic:
-            params["central_agent"] = agent.init(next(keys))
-            params["central_mixer"] = central_mixer.init(next(keys), *mixing)
-        tx = optimiser(algo.optimiser, hypers.lr, hypers)
-        return new_learner(params, params, tx, first_temperature(algo, hypers))
-
-    def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T, batch = len(batch.reward), trim(batch, spec)
-        state, avail = batch.steps.state[:T], batch.steps.avail[:T]
-        q = unroll(split_params(learner.params)[0], batch)["agent"][:T]
-        logits = policy_logits(learner.params, q, state)
-        probs = jnp.asarray(softmax_policy(logits / jnp.exp(learner.log_alpha), avail).probs)
-        taken, best = batch.action, greedy_action(q, avail)
-
-        view = Inspection(
-            q=apply(local, learner.params["local"], q, state),
-            q_tot=mix(learner.params, q, taken, state, avail),
-            q_tot_greedy=mix(learner.params, q, best, state, avail),
-            greedy=best,
-            logits=logits,
-            probs=probs,
-        )
-        return each_sample(view, batch)
-
-    return Algorithm(init, agent.carry, act, greedy, update, target_refresher(spec), inspect)
+    if parts.transform is not None:
+        policy = current_policy(parts, learner, q, batch.steps)
+        action, entropy = sample(key, policy, share), policy.entropy().sum(-1)
+        bonus = entropy_bonus(options.entropy, policy.log_prob(action).sum(-1), entropy)
+        bonus *= jnp.exp(learner.log_alpha)
+    else:
+        action, entropy, bonus = greedy_action(q, batch.steps.avail), None, None
+    value = target_value(parts, learner.target, batch, action)
+    return Targets(batch_return(batch, value, hypers, bonus), entropy)
 
 
-def split_params(params: Params) -> tuple[Params, Params]:
-    """The networks unrolled over time, and all that is applied to their outputs."""
-    agents = {k: v for k, v in params.items() if k in ("agent", "central_agent")}
-    return agents, {k: v for k, v in params.items() if k not in agents}
+def target_value(parts: Parts, target: Params, batch: Batch, action: jax.Array) -> jax.Array:
+    """What the target networks say of a joint action at every instant, [T or T + 1, B, N] -> [..., B]."""
+    q, state = unroll(parts, target, batch), batch.steps.state
+    if parts.central_mixer is not None:
+        return mix_central(parts, target, q["central_agent"], action, state)
+    return mix(parts, target, transformed(parts, target, q["agent"], state), action, batch.steps)
+
+
+# -- the functions of the learner (types.Algorithm) -----------------------------------------------
+
+
+def act(parts: Parts, learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers):
+    """A sample of the policy, or epsilon-greedy actions."""
+    memory, q = parts.agent.step(learner.params["agent"], carry, step)
+    if parts.transform is not None:
+        action = sample(key, current_policy(parts, learner, q, step))
+    else:
+        action = epsilon_greedy(key, q, step.avail, exploration_rate(hypers, env_steps))
+    return (memory, action), action
+
+
+def greedy(parts: Parts, learner: Learner, carry: Carry, step: TimeStep):
+    """The best actions by q: g_i keeps the order of the utilities, so it need not be applied."""
+    memory, q = parts.agent.step(learner.params["agent"], carry, step)
+    action = greedy_action(q, step.avail)
+    return (memory, action), action
+
+
+def update(
+    parts: Parts, options: ValueOptions, share: GradientShare,
+    learner: Learner, batch: Batch, key, env_steps, hypers: ValueHypers,
+) -> tuple[Learner, Metrics]:  # fmt: skip
+    """One gradient step of all parts together, and one step of the temperature."""
+
+    def targets_of(q: Outputs) -> Targets:
+        return td_targets(parts, options, learner, q["agent"], batch, key, hypers, share)
+
+    def values_of(heads: Params, q: Outputs) -> JointValues:
+        return joint_values(parts, heads, q, batch)
+
+    return learn(parts, options, share, learner, batch, env_steps, hypers, targets_of, values_of)
+
+
+def inspect(parts: Parts, learner: Learner, batch: Batch) -> Inspection:
+    """What the learner believes about a batch."""
+    T, params = len(batch.reward), learner.params
+    step, q = first_instants((batch.steps, parts.agent.unroll(params["agent"], batch)), T)
+    utilities, best = transformed(parts, params, q, step.state), greedy_action(q, step.avail)
+    logits = probs = None
+    if parts.transform is not None:
+        logits = policy_logits(parts, params, utilities, step.state)
+        probs = jnp.asarray(current_policy(parts, learner, q, step).probs)
+    return Inspection(
+        greedy=best,
+        q=utilities,
+        q_tot=mix(parts, params, utilities, batch.action, step),
+        q_tot_greedy=mix(parts, params, utilities, best, step),
+        logits=logits,
+        probs=probs,
+    )
+
+
+@register_learner(
+    "value",
+    options=ValueOptions,
+    hypers=ValueHypers,
+    # soft_qmix divides by the sum of its weights: the means over parts of a batch cannot be merged.
+    shareable=lambda options: options.weighting != "soft_qmix",
+    shared_instants=True,
+)
+def make_value(config: Config, spec: EnvSpec, share: GradientShare = ALONE) -> Algorithm:
+    """The learner that `config.algo` (ValueOptions) describes, for environments of shape `spec`."""
+    options, parts = config.algo, make_parts(config, spec)
+    return Algorithm(
+        init=partial(first_learner, parts, options),
+        carry=parts.agent.carry,
+        act=partial(act, parts),
+        greedy=partial(greedy, parts),
+        update=partial(update, parts, options, share),
+        inspect=partial(inspect, parts),
+        refresh_target=refresh_targets,
+        target_interval=options.target_interval,
+    )

@@ -1,220 +1,247 @@
 """The value family with continuous actions: values of proposed actions in place of a value per action.
 
-Each agent has a network Q_i(o_i, u) and K proposals u_1 .. u_K, drawn uniformly from the box at every
-instant. It acts on proposal k with probability softmax_k(OPT_i(Q_i(u_k), s) / alpha), whose density,
+Each agent has a network Q_i(o_i, u) and at every instant K proposals u_1 .. u_K, uniform in its box.
+It takes proposal k with probability softmax_k(OPT_i(Q_i(u_k), s) / alpha), and the density of its action,
 
     pi_i(u) = K / |box| E[ e^l(u) / (e^l(u) + sum of K - 1 others) ],    l = OPT_i(Q_i, s) / alpha,
 
 is strictly increasing in Q_i(u) for every K, because x / (x + c) is: order is preserved, not only in the
-limit e^l(u) / integral e^l. With a monotone mixer the agents' best actions are therefore the policy's modes
-and the maximiser of Q_tot at once, over any product of sets of actions (docs/algorithms.md).
+limit e^l(u) / integral e^l. With a monotone mixer the best actions of the agents are therefore at once the
+modes of the policy and the maximiser of Q_tot, over any product of sets of actions (docs/algorithms.md).
+The losses are those of `value`.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import qmc
 
-from ..boxes import log_volume, to_box, to_unit, uniform
-from ..config import Config, ConfigError, Hypers
-from ..mixers import CentralMixer, make_mixer
-from ..policies import sample, softmax_policy
-from ..returns import lambda_return, masked_mean
-from ..transforms import make_local, make_transform
-from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Params, TimeStep
-from .actor import exploration_rate
-from .agent import ActionValue, apply, each_sample, empty_step, make_agent_net, trim
-from .learning import (
-    first_temperature,
-    new_learner,
-    optimiser,
-    soft_step,
-    target_refresher,
+from ..config import Config, register_learner
+from ..ops.action_box import log_volume, to_unit, uniform
+from ..ops.batches import first_instants
+from ..ops.box_search import best_in_box, pick
+from ..ops.gradient_share import ALONE
+from ..ops.losses import JointValues
+from ..ops.policies import Categorical, categorical, sample
+from ..ops.returns import batch_return
+from ..ops.schedules import exploration_rate
+from ..ops.target_networks import refresh_targets
+from ..types import Algorithm, Batch, Carry, EnvSpec, Inspection, Learner, Metrics, Params, TimeStep
+from .value_family import (
+    Outputs,
+    Parts,
+    Targets,
+    apply_part,
+    entropy_bonus,
+    first_learner,
+    learn,
+    make_parts,
+    policy_logits,
+    transformed,
+    unroll,
 )
-from .losses import JointValues, q_tot_loss
-from .value import Targets, split_params
+from .value_options import FamilyHypers, ValueContinuousOptions
 
-sg = jax.lax.stop_gradient
-NOT_ENUMERATING = {
-    "transform": ("identity", "opt"),
-    "weighting": ("uniform", "optimistic"),
-    "fit": ("td",),
-}
+# -- values and policies --------------------------------------------------------------------------
 
 
-def make_value_continuous(config: Config, spec: EnvSpec) -> Algorithm:
-    """Build the value learner that `config.algo` describes for actions in a box; losses as `make_value`'s.
+def propose(parts: Parts, proposals: int, key: jax.Array, leading: tuple[int, ...]) -> jax.Array:
+    """Uniform proposals for every agent, [*leading, N, K, d]."""
+    return uniform(key, (*leading, parts.spec.n_agents, proposals), parts.spec)
 
-    Raises ConfigError where a part needs an enumeration of the actions.
+
+def action_values(parts: Parts, params: Params, h: jax.Array, actions: jax.Array) -> jax.Array:
+    """q_i(h, u) before g_i: h [..., N, H], actions [..., N, K, d] -> [..., N, K]."""
+    return apply_part(parts, "head", params, h[..., None, :], to_unit(actions, parts.spec))
+
+
+def best_action(parts: Parts, options: ValueContinuousOptions, params: Params, h: jax.Array) -> jax.Array:
+    """argmax_u q_i(h, u), [..., N, H] -> [..., N, d]."""
+    return best_in_box(
+        lambda actions: action_values(parts, params, h, actions),
+        h.shape[:-1],
+        parts.spec,
+        options.proposals,
+        options.refinements,
+    )
+
+
+def utilities_of(
+    parts: Parts, params: Params, h: jax.Array, actions: jax.Array, state: jax.Array
+) -> jax.Array:
+    """g_i(q_i(h, u), s) of actions [..., N, K, d] -> [..., N, K]; h [..., N, H], state [..., G]."""
+    return transformed(parts, params, action_values(parts, params, h, actions), state)
+
+
+def proposal_policy(
+    parts: Parts, learner: Learner, h: jax.Array, proposals: jax.Array, state: jax.Array
+) -> Categorical:
+    """softmax_k(OPT_i(g_i(q_i(u_k))) / alpha) over proposals [..., N, K, d]."""
+    utilities = utilities_of(parts, learner.params, h, proposals, state)
+    logits = policy_logits(parts, learner.params, utilities, state)
+    return categorical(logits / jnp.exp(learner.log_alpha))
+
+
+def mix(
+    parts: Parts, params: Params, h: jax.Array, action: jax.Array, others: jax.Array, state: jax.Array
+) -> jax.Array:
+    """Q_tot(s, u) of joint actions u [..., N, d] -> [...].
+
+    The best action of an agent is taken to be u_i or one of `others` [..., N, K, d]; h [..., N, H].
     """
-    algo, soft = config.algo, config.algo.policy == "softmax"
-    for key, able in NOT_ENUMERATING.items():
-        if getattr(algo, key) not in able:
-            raise ConfigError(f"algo.{key}={getattr(algo, key)}: needs discrete actions, not {spec.name}'s")
-    agent = make_agent_net(config.net, spec, outputs=config.net.hidden)
-    head = ActionValue(config.net.hidden)
-    mixer, local, transform = make_mixer(algo), make_local(algo), make_transform(algo)
-    central_mixer = CentralMixer(algo.central_embed)
-    # Evenly spread, some of them clipped to the border; what a point stands for is sought through again.
-    points = 1.15 * (2 * qmc.Halton(spec.action_dim, scramble=False).random(algo.proposals) - 1)
-    closer = min(2.5 * algo.proposals ** (-1 / spec.action_dim), 0.7)
-    log_density = float(np.log(algo.proposals)) - log_volume(spec)  # of a proposal of probability 1
-
-    # -- values ------------------------------------------------------------------------------------
-
-    def unroll(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """What each network remembers at every instant, [T(+1), B, N, H]."""
-        return {k: agent.unroll(p, batch) for k, p in params.items() if k in ("agent", "central_agent")}
-
-    def value(params: Params, h: jax.Array, action: jax.Array) -> jax.Array:
-        """Q_i of actions [..., N, d] or proposals [..., N, K, d], g_i not yet applied."""
-        return apply(head, params, h[..., None, :] if action.ndim > h.ndim else h, to_unit(action, spec))
-
-    def mixed(params: Params, h: dict, action: jax.Array, menu: jax.Array, state: jax.Array) -> jax.Array:
-        """Q_tot(s, u); `menu` [..., N, K, d] is what the best actions are sought in besides u."""
-        taken, others = (value(params["head"], h["agent"], x) for x in (action[..., None, :], menu))
-        taken, others = (apply(local, params["local"], q, state) for q in (taken, others))
-        best = jnp.maximum(others.max(-1), taken[..., 0])
-        return apply(mixer, params["mixer"], taken[..., 0], best, to_unit(action, spec), state)
-
-    def central(params: Params, h: dict, action: jax.Array, state: jax.Array) -> jax.Array:
-        """Q^(s, u) of the unrestricted critic."""
-        q = value(params["central_head"], h["central_agent"], action)
-        return apply(central_mixer, params["central_mixer"], q, q, action, state)
-
-    def logits(params: Params, h: dict, action: jax.Array, state: jax.Array) -> jax.Array:
-        """OPT_i(Q_i(u), s) of proposals; no gradient reaches the utilities."""
-        values = apply(local, params["local"], value(params["head"], h["agent"], action), state)
-        return apply(transform, params["transform"], sg(values), state)
-
-    def propose(key: jax.Array, lead: tuple[int, ...]) -> jax.Array:
-        """[*lead, N, K, d]."""
-        return uniform(key, (*lead, spec.n_agents, algo.proposals), spec)
-
-    def policy(x: jax.Array, alpha: jax.Array):
-        return softmax_policy(x / alpha, jnp.ones(x.shape, bool))
-
-    # -- acting ------------------------------------------------------------------------------------
-
-    def act(learner: Learner, carry, step: TimeStep, key, env_steps, hypers: Hypers):
-        menu_key, key, random_key = jax.random.split(key, 3)
-        hidden, h = agent.step(learner.params["agent"], carry, step)
-        menu = propose(menu_key, (len(h),))
-        if soft:
-            x = logits(learner.params, {"agent": h}, menu, step.state)
-            index = sample(key, policy(x, jnp.exp(learner.log_alpha)))
-        else:
-            explores = jax.random.uniform(random_key, h.shape[:-1]) < exploration_rate(hypers, env_steps)
-            best = value(learner.params["head"], h, menu).argmax(-1)
-            index = jnp.where(explores, 0, best)  # any proposal is a uniform draw
-        action = take(menu, index)
-        return (hidden, action), action
-
-    def greedy(learner: Learner, carry, step: TimeStep):
-        hidden, h = agent.step(learner.params["agent"], carry, step)
-        action = best_action(learner.params, h)
-        return (hidden, action), action
-
-    def best_action(params: Params, h: jax.Array) -> jax.Array:
-        """argmax_u Q_i(u): over all of the box, then around the best of them, closer and closer."""
-        centre = jnp.zeros((*h.shape[:-1], spec.action_dim))
-        for i in range(1 + algo.refinements):
-            around = jnp.clip(centre[..., None, :] + closer**i * points, -1.0, 1.0)
-            menu = jnp.concatenate([around, centre[..., None, :]], axis=-2)  # never worse than before
-            centre = take(menu, value(params["head"], h, to_box(menu, spec)).argmax(-1))
-        return to_box(centre, spec)
-
-    # -- learning ----------------------------------------------------------------------------------
-
-    def targets(learner: Learner, h: dict, menu: jax.Array, batch: Batch, key, hypers: Hypers) -> Targets:
-        T, alpha, state = len(batch.reward), jnp.exp(learner.log_alpha), batch.steps.state
-        pi = policy(logits(learner.params, h, menu, state), alpha)
-        entropy = jnp.asarray(pi.entropy() - log_density).sum(-1)
-        if spec.one_step:
-            return Targets(batch.reward, jnp.broadcast_to(entropy, batch.reward.shape))
-        if soft:
-            index = sample(key, pi)
-            drawn = -(jnp.asarray(pi.log_prob(index)) + log_density).sum(-1)
-            bonuses = {"sample": drawn, "exact": entropy, "none": jnp.zeros_like(entropy)}
-            bonus = alpha * bonuses[algo.entropy]
-        else:
-            index = value(learner.params["head"], h["agent"], menu).argmax(-1)
-            bonus = jnp.zeros_like(entropy)
-        action, memory = take(menu, index), unroll(learner.target, batch)
-        if algo.central_critic:
-            later = central(learner.target, memory, action, state)
-        else:
-            later = mixed(learner.target, memory, action, menu, state)
-        outcome = (batch.reward, batch.discount, batch.mask)
-        return Targets(lambda_return(*outcome, later, bonus, hypers.gamma, hypers.td_lambda), entropy[:T])
-
-    def losses(h: dict, heads: Params, menu: jax.Array, batch: Batch, g: jax.Array, hypers: Hypers):
-        T, mask, taken = len(batch.reward), batch.mask, batch.action
-        h, menu, state = {k: x[:T] for k, x in h.items()}, menu[:T], batch.steps.state[:T]
-        q_tot = mixed(heads, h, taken, menu, state)
-        opt_sum = logits(heads, jax.tree.map(sg, h), taken[..., None, :], state)[..., 0].sum(-1)
-        gap = sg(q_tot) - opt_sum
-        values = JointValues(q_tot, q_tot, q_tot, q_tot, jnp.zeros_like(mask, bool), opt_sum)
-        metrics = {
-            "loss_opt": 0.5 * masked_mean(jnp.square(gap), mask),
-            "loss_td": q_tot_loss(algo, values, g, mask, hypers),
-            "q_tot": masked_mean(q_tot, mask),
-            "target": masked_mean(g, mask),
-            "delta_q": masked_mean(jnp.abs(gap), mask),
-        }
-        if algo.central_critic:
-            q_hat = central(heads, h, taken, state)
-            metrics["loss_central"] = 0.5 * masked_mean(jnp.square(q_hat - g), mask)
-        return sum(metrics[k] for k in metrics if k.startswith("loss")), metrics
-
-    def update(learner: Learner, batch: Batch, key, env_steps, hypers: Hypers):
-        menu_key, key = jax.random.split(key)
-        agents, heads = split_params(learner.params)
-        batch = trim(batch, spec)
-        menu = propose(menu_key, batch.first.shape)
-        h, pull_back = jax.vjp(lambda p: unroll(p, batch), agents)
-        goal = targets(learner, h, menu, batch, key, hypers)
-        (d_h, d_heads), metrics = jax.grad(losses, argnums=(0, 1), has_aux=True)(
-            h, heads, menu, batch, goal.q_tot, hypers
-        )
-        grads = {**pull_back(d_h)[0], **d_heads}
-        tx = optimiser(algo.optimiser, hypers.lr, hypers, env_steps)
-        entropy = masked_mean(goal.entropy, batch.mask)
-        learner, taken = soft_step(algo, spec, learner, grads, tx, entropy, env_steps, hypers)
-        return learner, metrics | taken
-
-    # -- life cycle --------------------------------------------------------------------------------
-
-    def init(key: jax.Array, hypers: Hypers) -> Learner:
-        keys = iter(jax.random.split(key, 8))
-        _, state, _, per_agent = empty_step(spec)
-        action, q = jnp.zeros((1, spec.n_agents, spec.action_dim)), per_agent[..., None]
-        h = jnp.zeros((1, spec.n_agents, config.net.hidden))
-        params = {
-            "agent": agent.init(next(keys)),
-            "head": head.init(next(keys), h, action),
-            "mixer": mixer.init(next(keys), per_agent, per_agent, action, state),
-            "transform": transform.init(next(keys), q, state),
-            "local": local.init(next(keys), q, state),
-        }
-        if algo.central_critic:
-            params["central_agent"] = agent.init(next(keys))
-            params["central_head"] = head.init(next(keys), h, action)
-            params["central_mixer"] = central_mixer.init(next(keys), per_agent, per_agent, action, state)
-        tx = optimiser(algo.optimiser, hypers.lr, hypers)
-        return new_learner(params, params, tx, first_temperature(algo, hypers))
-
-    def inspect(learner: Learner, batch: Batch) -> Inspection:
-        T, batch = len(batch.reward), trim(batch, spec)
-        h, state = {k: x[:T] for k, x in unroll(learner.params, batch).items()}, batch.steps.state[:T]
-        best = best_action(learner.params, h["agent"])
-        menu = best[..., None, :]
-        q_tot, q_tot_best = (mixed(learner.params, h, u, menu, state) for u in (batch.action, best))
-        return each_sample(Inspection(None, q_tot, q_tot_best, best, None, None), batch)
-
-    return Algorithm(init, agent.carry, act, greedy, update, target_refresher(spec), inspect)
+    taken = utilities_of(parts, params, h, action[..., None, :], state)[..., 0]
+    q_max = jnp.maximum(utilities_of(parts, params, h, others, state).max(-1), taken)
+    unit = to_unit(action, parts.spec)
+    return apply_part(parts, "mixer", params, taken, state, q_max=q_max, action=unit)
 
 
-def take(menu: jax.Array, index: jax.Array) -> jax.Array:
-    """The proposals [..., N, K, d] at `index` [..., N]: [..., N, d]."""
-    return jnp.take_along_axis(menu, index[..., None, None], axis=-2)[..., 0, :]
+def mix_central(
+    parts: Parts, params: Params, h: jax.Array, action: jax.Array, state: jax.Array
+) -> jax.Array:
+    """Q^(s, u) of the central critic, from h [..., N, H] of its agent network: u [..., N, d] -> [...]."""
+    head = {"head": params["central_head"]}
+    q = action_values(parts, head, h, action[..., None, :])[..., 0]
+    return apply_part(parts, "central_mixer", params, q, state)
+
+
+def joint_values(
+    parts: Parts, params: Params, h: Outputs, proposals: jax.Array, batch: Batch
+) -> JointValues:
+    """Values of the batch's joint actions; h as `unroll` returns it, proposals [T or T + 1, B, N, K, d].
+
+    The values of the greedy joint actions are not computed: those of the batch stand for them.
+    """
+    T, action = len(batch.reward), batch.action
+    state, h, proposals = first_instants((batch.steps.state, h, proposals), T)
+    q_tot = mix(parts, params, h["agent"], action, proposals, state)
+    q_hat = opt_sum = q_tot
+    if parts.central_mixer is not None:
+        q_hat = mix_central(parts, params, h["central_agent"], action, state)
+    if parts.transform is not None:
+        taken = utilities_of(parts, params, h["agent"], action[..., None, :], state)
+        opt_sum = policy_logits(parts, params, taken, state)[..., 0].sum(-1)
+    return JointValues(
+        q_tot=q_tot,
+        q_tot_best=q_tot,
+        q_hat=q_hat,
+        q_hat_best=q_hat,
+        is_best=jnp.zeros(action.shape[:2], bool),
+        opt_sum=opt_sum,
+    )
+
+
+# -- targets --------------------------------------------------------------------------------------
+
+
+def td_targets(
+    parts: Parts, options: ValueContinuousOptions, learner: Learner, h: jax.Array, proposals: jax.Array,
+    batch: Batch, key: jax.Array, hypers: FamilyHypers,
+) -> Targets:  # fmt: skip
+    """G: the lambda-return of what the target networks say of the next joint action, one of the proposals.
+
+    It is the best by the online networks, h [T or T + 1, B, N, H], or sampled from the current policy.
+    Then alpha times the entropy of the next instant is added (ME-IGM App. A).
+    """
+    if parts.transform is not None:
+        policy = proposal_policy(parts, learner, h, proposals, batch.steps.state)
+        density = float(np.log(options.proposals)) - log_volume(parts.spec)  # K / |box|, in the log
+        index = sample(key, policy)
+        entropy = jnp.asarray(policy.entropy() - density).sum(-1)
+        log_prob = (jnp.asarray(policy.log_prob(index)) + density).sum(-1)
+        bonus = jnp.exp(learner.log_alpha) * entropy_bonus(options.entropy, log_prob, entropy)
+    else:
+        index = action_values(parts, learner.params, h, proposals).argmax(-1)
+        entropy = bonus = None
+    value = target_value(parts, learner.target, batch, pick(proposals, index), proposals)
+    return Targets(batch_return(batch, value, hypers, bonus), entropy)
+
+
+def target_value(
+    parts: Parts, target: Params, batch: Batch, action: jax.Array, proposals: jax.Array
+) -> jax.Array:
+    """What the target networks say of a joint action at every instant, [T or T + 1, B, N, d] -> [.., B]."""
+    h, state = unroll(parts, target, batch), batch.steps.state
+    if parts.central_mixer is not None:
+        return mix_central(parts, target, h["central_agent"], action, state)
+    return mix(parts, target, h["agent"], action, proposals, state)
+
+
+# -- the functions of the learner (types.Algorithm) -----------------------------------------------
+
+
+def act(
+    parts: Parts, options: ValueContinuousOptions,
+    learner: Learner, carry: Carry, step: TimeStep, key, env_steps, hypers,
+):  # fmt: skip
+    """One of the proposals: a sample of the policy, or the best one but with probability epsilon any."""
+    proposal_key, key, explore_key = jax.random.split(key, 3)
+    memory, h = parts.agent.step(learner.params["agent"], carry, step)
+    proposals = propose(parts, options.proposals, proposal_key, (len(h),))
+    if parts.transform is not None:
+        index = sample(key, proposal_policy(parts, learner, h, proposals, step.state))
+    else:
+        explores = jax.random.uniform(explore_key, h.shape[:-1]) < exploration_rate(hypers, env_steps)
+        best = action_values(parts, learner.params, h, proposals).argmax(-1)
+        index = jnp.where(explores, 0, best)  # every proposal is a uniform sample
+    action = pick(proposals, index)
+    return (memory, action), action
+
+
+def greedy(parts: Parts, options: ValueContinuousOptions, learner: Learner, carry: Carry, step: TimeStep):
+    """The best actions by q: g_i keeps the order of the utilities, so it need not be applied."""
+    memory, h = parts.agent.step(learner.params["agent"], carry, step)
+    action = best_action(parts, options, learner.params, h)
+    return (memory, action), action
+
+
+def update(
+    parts: Parts, options: ValueContinuousOptions,
+    learner: Learner, batch: Batch, key, env_steps, hypers: FamilyHypers,
+) -> tuple[Learner, Metrics]:  # fmt: skip
+    """One gradient step of all parts together, and one step of the temperature."""
+    proposal_key, key = jax.random.split(key)
+    proposals = propose(parts, options.proposals, proposal_key, batch.first.shape)
+
+    def targets_of(h: Outputs) -> Targets:
+        return td_targets(parts, options, learner, h["agent"], proposals, batch, key, hypers)
+
+    def values_of(heads: Params, h: Outputs) -> JointValues:
+        return joint_values(parts, heads, h, proposals, batch)
+
+    return learn(parts, options, ALONE, learner, batch, env_steps, hypers, targets_of, values_of)
+
+
+def inspect(parts: Parts, options: ValueContinuousOptions, learner: Learner, batch: Batch) -> Inspection:
+    """What the learner believes about a batch."""
+    T, params = len(batch.reward), learner.params
+    h, state = first_instants((parts.agent.unroll(params["agent"], batch), batch.steps.state), T)
+    best = best_action(parts, options, params, h)
+    others = best[..., None, :]
+    return Inspection(
+        greedy=best,
+        q_tot=mix(parts, params, h, batch.action, others, state),
+        q_tot_greedy=mix(parts, params, h, best, others, state),
+    )
+
+
+@register_learner(
+    "value_continuous",
+    options=ValueContinuousOptions,
+    hypers=FamilyHypers,
+    actions="continuous",
+    shared_instants=True,
+)
+def make_value_continuous(config: Config, spec: EnvSpec) -> Algorithm:
+    """The learner that `config.algo` (ValueContinuousOptions) describes, for actions in `spec`'s box."""
+    options, parts = config.algo, make_parts(config, spec)
+    return Algorithm(
+        init=partial(first_learner, parts, options),
+        carry=parts.agent.carry,
+        act=partial(act, parts, options),
+        greedy=partial(greedy, parts, options),
+        update=partial(update, parts, options),
+        inspect=partial(inspect, parts, options),
+        refresh_target=refresh_targets,
+        target_interval=options.target_interval,
+    )

@@ -1,39 +1,34 @@
-"""Environments by name: family/name. One file and one line here per family."""
+"""Environments by name, family/name. The built-in families are listed here; using one imports its module.
 
-from collections.abc import Callable, Sequence
+A family is one file or one folder: a frozen dataclass of options, `make(name, options) -> Env` under
+`@register_env`, and a drawer when there is something to see. No other file names it.
+"""
 
-from ..config import Config, ConfigError
-from ..presets import nearest
+from typing import Any
+
+from ..config.registry import ENVS, env_names, family_of
 from ..types import Env
-from . import differential, matrix, mpe, overcooked, probes, registered, smax
+from .jaxmarl_adapter import from_jaxmarl
 
-FAMILIES: dict[str, tuple[Callable[[str, Config], Env], Callable[[], Sequence[str]]]] = {
-    "matrix": (matrix.make, matrix.names),
-    "differential": (differential.make, differential.names),
-    "smax": (smax.make, smax.names),
-    "mpe": (mpe.make, mpe.names),
-    "overcooked": (overcooked.make, overcooked.names),
-    "jaxmarl": (registered.make, registered.names),
-    "probe": (probes.make, probes.names),
+__all__ = ["env_names", "from_jaxmarl", "make_env"]
+
+_BUILT_IN = {
+    "matrix": "matrix",
+    "differential": "differential",
+    "smax": "smax",
+    "mpe": "mpe",
+    "overcooked": "overcooked",
+    "jaxmarl": "jaxmarl_registry",
+    "probe": "probes",
 }
+for _family, _module in _BUILT_IN.items():
+    ENVS.lazy(_family, f"{__name__}.{_module}")
 
 
-def make(config: Config) -> Env:
-    """The environment that `config.env` names, with its family's options from `config`."""
-    family, name = parse_name(config.env)
-    return FAMILIES[family][0](name, config)
+def make_env(config: Any) -> Env:
+    """The environment that `config.env` names, made with the options in `config.env_options`.
 
-
-def parse_name(env: str) -> tuple[str, str]:
-    """(family, name); ConfigError, with the nearest known environment, where there is none such."""
-    family, _, name = env.partition("/")
-    if family == "jaxmarl" and name in registered.UNFIT:
-        raise ConfigError(f"env '{env}': not possible here: {registered.UNFIT[name]}")
-    if family not in FAMILIES or name not in FAMILIES[family][1]():
-        raise ConfigError(f"env '{env}': unknown{nearest(env, env_names())}")
-    return family, name
-
-
-def env_names() -> list[str]:
-    """Every environment's full name."""
-    return [f"{family}/{name}" for family, (_, names) in FAMILIES.items() for name in names()]
+    Raises ConfigError when there is no such environment or when its options cannot work.
+    """
+    family, name = family_of(config.env)
+    return family.make(name, config.env_options)

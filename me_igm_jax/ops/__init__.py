@@ -1,0 +1,1 @@
+"""Maths on arrays: functions without parameters of their own and without state."""

@@ -1,0 +1,1 @@
+"""The host: it compiles the traced program, drives it, and keeps what comes out. Nothing here is traced."""
