@@ -8,7 +8,16 @@ from .config import Config, ConfigError, load, nearest, preset_names
 from .config.arguments import Parser, parse_config
 from .config.presets import readable_hypers
 from .config.presets import sweep as hyper_grid
-from .config.registry import AGENTS, LEARNERS, MIXERS, TRANSFORMS, allow, env_names, import_plugins
+from .config.registry import (
+    AGENTS,
+    LEARNERS,
+    MIXERS,
+    TRANSFORMS,
+    allow,
+    env_names,
+    import_plugins,
+    plugins_of_environment,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -21,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if args[0] not in COMMANDS:
             raise ConfigError(f"command '{args[0]}': unknown{nearest(args[0], COMMANDS)}")
+        import_plugins(plugins_of_environment())
         COMMANDS[args[0]][0](args[1:])
     except ConfigError as error:
         print(f"me-igm: {error}", file=sys.stderr)

@@ -5,8 +5,8 @@ from functools import cache
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What tests compile they hardly run: a fifth of the compile time (docs/engineering-notes.md). XLA dies
-# of flags that it does not know, so the second is for the one release line that has it.
+# What tests compile they hardly run: a fifth of the compile time (docs/notes/compilation.md,
+# "Without fusion emitters"). XLA dies of flags that it does not know, so the second is for one release.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0" + (
     " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
 )

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SPEC, TINY, random_batch, tiny
-from one_step import assert_read_once, decentralised_greedy
 
-from me_igm_jax.algos.value import split_params
-from me_igm_jax.envs import make
-from me_igm_jax.presets import load, preset_names
+from conftest import TINY, random_batch, readable, tiny
+from me_igm_jax.config import load, preset_names
+from me_igm_jax.envs import make_env
+from one_step import assert_read_once, decentralised_greedy
 
 VARIANTS = {
     "fop_released",
@@ -22,9 +21,9 @@ VARIANTS = {
 }  # their oracles see them
 CONTINUOUS = {"maddpg", "facmaddpg", "maac"}  # for continuous actions alone; files of their own
 PRESETS = sorted(set(preset_names()) - VARIANTS - CONTINUOUS)
-VALUE = [name for name in PRESETS if load(name, env="probe/clock").algo.learner == "value"]
-PPO = [name for name in PRESETS if load(name, env="probe/clock").algo.learner == "ppo"]
-METRICS = {"q_tot", "target", "entropy", "grad_norm"}
+VALUE = [name for name in PRESETS if load(name, env="probe/clock").learner == "value"]
+PPO = [name for name in PRESETS if load(name, env="probe/clock").learner == "ppo"]
+METRICS = {"q_tot", "target", "grad_norm"}  # what every update must return, see types.Update
 
 
 @cache
@@ -43,12 +42,12 @@ def learn(preset, steps=1, **overrides):
 def test_update(preset):
     """One step: finite, the expected metrics, and every leaf that has a role moves."""
     _, start, learner, metrics = learn(preset)
-    losses = {"loss_actor", "loss_critic"}
+    config, soft = load(preset, env="probe/clock"), {"loss_opt", "delta_q", "alpha", "entropy"}
+    losses = {"loss_actor", "loss_critic", "entropy"}
     if preset in VALUE:
-        losses = {"loss_qtran" if preset == "qtran" else "loss_td", "loss_opt", "delta_q", "alpha"}
+        losses = {f"loss_{config.algo.fit}"} | (soft if config.algo.policy == "softmax" else set())
     assert set(metrics) >= METRICS | losses and all(jnp.isfinite(v) for v in metrics.values())
-    ppo = load(preset, env="probe/clock").ppo
-    assert learner.updates == (ppo.epochs * ppo.minibatches if preset in PPO else 1)
+    assert learner.updates == (config.algo.epochs * config.algo.minibatches if preset in PPO else 1)
     moved = jax.tree_util.tree_map(lambda a, b: bool((a != b).any()), start.params, learner.params)
     still = [jax.tree_util.keystr(k) for k, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
     assert still == [], f"no gradient reaches {still}"
@@ -119,8 +118,6 @@ def test_opt_loss_trains_the_transform_alone():
     assert metrics["loss_td"] < 1e-10 and metrics["loss_opt"] > 1e-3
     shift = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), learner.params, after.params)
     assert max(jax.tree.leaves(shift["transform"])) == pytest.approx(config.hypers.lr, rel=1e-2)
-    grads = metrics["grad_norm"]
-    assert jnp.isfinite(grads)
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
@@ -146,12 +143,16 @@ def test_annealed_temperature():
     "preset", ["vdn", "qplex", "qatten", "me_qmix", "soft_qmix", "cw_qmix", "qtran", "fop"]
 )
 def test_one_shot_games_are_read_once(preset):
-    config = load(preset, env="matrix/qtran", **TINY, **{"hypers.alpha_steps": 100.0})
-    env = make(config)
+    game = "matrix/qtran"
+    small = TINY | {"hypers.alpha_steps": 100.0}
+    config = load(preset, env=game, **readable(small, preset, game))
+    env = make_env(config)
     starts = jax.vmap(lambda k: env.observe(env.reset(k)))(jax.random.split(jax.random.key(0), 8))
     assert env.spec.one_shot and all((x == x[0]).all() for x in starts)
     view = assert_read_once(config).view
-    assert view.q.shape == view.probs.shape == (1, 9, 2, 3) and view.q_tot.shape == (1, 9)
+    assert view.q.shape == (1, 9, 2, 3) and view.q_tot.shape == (1, 9)
+    has_policy = preset.startswith(("me_", "soft_", "fop"))
+    assert (view.probs.shape == (1, 9, 2, 3)) if has_policy else (view.probs is None)
 
 
 def test_learning_rate_falls_linearly():
@@ -179,11 +180,3 @@ def test_target_refresh(tau):
         fresh.target,
         learner.target,
     )
-
-
-def test_split_params_loses_nothing():
-    config, algo = tiny("me_ow_qmix")
-    params = algo.init(jax.random.key(0), config.hypers).params
-    agents, heads = split_params(params)
-    assert set(agents) == {"agent", "central_agent"} and {**agents, **heads}.keys() == params.keys()
-    assert SPEC.n_agents == 3

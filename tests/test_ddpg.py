@@ -24,10 +24,10 @@ from continuous_oracle import (
 from me_igm_jax import ConfigError, load, make_env, make_train
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.runner.devices import compiler_options
-from me_igm_jax.training.shared_instants import share_instants
 from one_step import (
     KEY,
     actor_critic_rates,
+    algorithm,
     assert_first_step,
     assert_metrics,
     assert_only_the_real_counts,
@@ -156,11 +156,13 @@ def game(request) -> SimpleNamespace:
     """A fresh learner's step on nine plays of MTQ."""
     config = load(request.param, env="differential/mtq", **{"net.hidden": 8, "algo.hidden": 8})
     env = make_env(config)
-    algo, batch = share_instants(make_algorithm(config, env.spec), env.spec), one_shot_batch(env)
+    algo, batch = algorithm(config, env.spec), one_shot_batch(env)
     learner = jax.jit(algo.init)(KEY, config.hypers)
     after, metrics = jax.jit(algo.update)(learner, batch, KEY, 0.0, config.hypers)
-    inspect = jax.jit(algo.inspect)
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        config=config, env=env, algo=algo, batch=batch, learner=learner, after=after, metrics=metrics,
+        inspect=jax.jit(algo.inspect),
+    )  # fmt: skip
 
 
 def test_one_shot_games_are_regression(game):
@@ -170,8 +172,7 @@ def test_one_shot_games_are_regression(game):
     error = jnp.square(view.q_tot - batch.reward).mean()
     np.testing.assert_allclose(game.metrics["loss_critic"], error, rtol=1e-5)
     np.testing.assert_allclose(game.metrics["target"], batch.reward.mean(), rtol=1e-5)
-    spec = game.env.spec._replace(one_start=False)
-    apart = share_instants(make_algorithm(game.config, spec), spec)
+    apart = algorithm(game.config, game.env.spec._replace(one_start=False))
     after, _ = jax.jit(apart.update)(game.learner, batch, KEY, 0.0, game.config.hypers)
     moments = (optax.tree_utils.tree_get_all_with_path(x.opt_state, "mu") for x in (game.after, after))
     for (_, ours), (_, theirs) in zip(*moments, strict=True):

@@ -100,7 +100,7 @@ def evaluate(config, params, batch, eps):
     pi = (1 - eps) * plain + eps * avail / avail.sum(-1, keepdims=True)
     q, k, b = critic(config, params, batch)
     q_tot = q_joint(q, k, b, batch.action)
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(plain=plain, pi=pi, q=q, k=k, b=b, q_tot=q_tot)
 
 
 def make_targets(config, now, target, batch):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import as_users_compile
 
+from conftest import as_users_compile
 from me_igm_jax import load, make_env, make_train
 from me_igm_jax.config.registry import ENVS, family_of
 from me_igm_jax.envs import env_names
@@ -110,23 +110,25 @@ def test_snapshots_are_a_fraction_of_the_size(name, share):
     assert size(True) < share * size(False)
 
 
+PACE = {
+    "stream": {"collect.length": 24, "collect.transitions_per_update": 48},
+    "episodes": {"collect.episodes_per_update": 2},
+}
+
+
 @pytest.mark.parametrize("mode", [pytest.param("episodes", marks=pytest.mark.slow), "stream"])
 def test_training_on_snapshots_is_training_on_observations(mode):
     """The same updates, from a smaller buffer; recomputed observations may differ by rounding."""
 
     def trained(store):
-        config = load("me_qmix", env="smax/3m", **{
-            "collect.mode": mode, "collect.envs": 4, "collect.length": 24, "env_options.max_steps": 12,
-            "collect.transitions_per_update": 48, "collect.episodes_per_update": 2, "replay.capacity": 16,
+        config = load("me_qmix", env="smax/3m", **PACE[mode], **{
+            "collect.mode": mode, "collect.envs": 4, "env_options.max_steps": 12, "replay.capacity": 16,
             "replay.batch": 4, "net.hidden": 8, "run.total_steps": 600, "run.evals": 1,
             "run.eval_episodes": 2, "replay.store": store,
         })  # fmt: skip
         state, metrics = jax.jit(make_train(config))(jax.random.key(0), config.hypers)
-        return (
-            sum(x.nbytes for x in jax.tree.leaves(state.ring)),
-            jax.tree.leaves(state.learner.params),
-            metrics["updates"][-1],
-        )
+        size = sum(x.nbytes for x in jax.tree.leaves(state.ring))
+        return size, jax.tree.leaves(state.learner.params), metrics["updates"][-1]
 
     size, params, updates = trained("states")
     larger, expected, _ = trained("observations")

@@ -2,8 +2,16 @@
 
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from fop_oracle import clipped_ratio, fop_mixer
+from me_igm_jax.algos import fop
+from me_igm_jax.config import load
+from me_igm_jax.networks.factorisation import Factorisation, soft_values, temperature_ratio
+from me_igm_jax.ops.policies import categorical
 from one_step import (
     KEY,
     actor_critic_rates,
@@ -21,10 +29,8 @@ from oracle import (
     N,
     T,
     chosen,
-    clipped_ratio,
     draw,
     entropy,
-    fop_mixer,
     lambda_returns,
     log,
     make_batch,
@@ -34,19 +40,21 @@ from oracle import (
     utilities,
 )
 
-from me_igm_jax.presets import load
-
 SMALL = {
-    "net.hidden": 8, "net.last_action": True, "algo.hyper_embed": 6, "algo.mixing_embed": 5, "fop.heads": 2,
-    "hypers.alpha": 0.5, "algo.optimiser": "adam", "algo.temperature": "sgd", "hypers.alpha_lr": 0.3,
-    "hypers.attention_penalty": 0.1, "hypers.max_grad_norm": 1e3,
+    "net.hidden": 8, "net.last_action": True, "algo.mixing_embed": 5, "algo.heads": 2,
+    "algo.optimiser": "adam", "algo.temperature": "sgd",
+    "hypers.alpha": 0.5, "hypers.alpha_lr": 0.3, "hypers.max_grad_norm": 1e3,
 }  # fmt: skip
 CASES = {
     "fop": {},
-    "fop 2": {"fop.layers": 2, "fop.twin": True, "fop.temperatures": "shared", "fop.value": "logsumexp"},
-    "fop_released": {},
-    "fop_released 1": {"fop.attention": False},
-}
+    "fop two layers": {
+        "algo.layers": 2, "algo.hyper_embed": 6, "algo.twin": True, "algo.temperatures": "shared",
+        "algo.value": "logsumexp",
+    },
+    "fop twin": {"algo.twin": True},
+    "fop_released": {"algo.hyper_embed": 6, "hypers.attention_penalty": 0.1},
+    "fop_released first release": {"algo.attention": False},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -55,12 +63,12 @@ def c(request) -> SimpleNamespace:
     name = request.param
     c = one_step(load(name.split()[0], env="probe/clock", **(SMALL | CASES[name])), SPEC, make_batch())
     c.now = evaluate(c.config, c.params, c.batch)
-    c.goal = make_goal(c.config, c.now, c.params, c.target, c.batch)
+    c.targets = make_targets(c.config, c.now, c.params, c.target, c.batch)
     return c
 
 
-def q_joint(fop, params, q, v, action, state, advantage=None):
-    return fop_mixer(fop, params, chosen(q, action), v, np.eye(A)[action], state, advantage)
+def q_joint(options, params, q, v, action, state, advantage=None):
+    return fop_mixer(options, params, chosen(q, action), v, np.eye(A)[action], state, advantage)
 
 
 def soft_value(config, q, v):
@@ -69,28 +77,28 @@ def soft_value(config, q, v):
 
 def evaluate(config, params, batch, held=None):
     """Values of the batch's actions; `held` replaces what lies behind a stop-gradient."""
-    fop, state = config.fop, batch.steps.state[:T]
+    options, state = config.algo, batch.steps.state[:T]
     pi = policy(params["actor"], batch)
-    count = 2 if fop.twin else 1
+    count = 2 if options.twin else 1
     q = [utilities(member(params["critic"], k), batch) for k in range(count)]
-    v = utilities(params["value"], batch)[..., 0] if fop.value == "network" else None
+    v = utilities(params["value"], batch)[..., 0] if options.value == "network" else None
     mixed = []
     for k in range(count):
         held_v = held.vs[k] if held else soft_value(config, q[k], v)
         held_advantage = held.mixed[k][3] if held else None
         p = member(params["mixer"], k)
-        mixed.append(q_joint(fop, p, q[k], held_v[:T], batch.action, state, held_advantage))
+        mixed.append(q_joint(options, p, q[k], held_v[:T], batch.action, state, held_advantage))
     vs = [soft_value(config, x, v) for x in q]
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(pi=pi, count=count, q=q, v=v, vs=vs, mixed=mixed)
 
 
-def make_goal(config, now, params, target, batch):
+def make_targets(config, now, params, target, batch):
     """The lambda-return, V_i's target, alpha_i and the policy's joint entropy."""
-    fop, hypers, mask = config.fop, config.hypers, batch.mask
+    options, hypers, mask = config.algo, config.hypers, batch.mask
     action, state = np.array(draw(KEY, now.pi)), batch.steps.state
     alphas = np.full(N, hypers.alpha)
-    if fop.temperatures == "ratio":
-        lam = q_joint(fop, member(params["mixer"], 0), now.q[0], now.vs[0], action, state)[1]
+    if options.temperatures == "ratio":
+        lam = q_joint(options, member(params["mixer"], 0), now.q[0], now.vs[0], action, state)[1]
         gain = now.q[0] - now.vs[0][..., None]
         above, below = (now.pi * gain).sum(-1)[:T], lam[:T] * chosen(gain, action[:T])
         for i in range(N):
@@ -101,25 +109,25 @@ def make_goal(config, now, params, target, batch):
     for k in range(now.count):
         q = utilities(member(target["critic"], k), batch)
         v = soft_value(config, q, now.v)
-        values.append(q_joint(fop, member(target["mixer"], k), q, v, action, state)[0])
+        values.append(q_joint(options, member(target["mixer"], k), q, v, action, state)[0])
     value, inside = np.minimum.reduce(values), -hypers.alpha * log_taken.sum(-1)
-    released = fop.entropy == "mean"
+    released = options.entropy == "mean"
     g = lambda_returns(batch, value, inside * (not released), hypers)
     g -= released * mask * batch.discount * hypers.alpha * log_taken[1:].mean(-1)
     return SimpleNamespace(g=g, v=soft_v[:T], alphas=alphas, entropy=entropy(now.pi)[:T].sum(-1))
 
 
-def losses(config, now, held, goal, mask):
+def losses(now, held, targets, mask):
     def mean(x):
         return np.average(x, weights=mask)
 
-    gain = (now.pi * np.minimum.reduce(held.q)).sum(-1) - goal.alphas * (now.pi * log(now.pi)).sum(-1)
+    gain = (now.pi * np.minimum.reduce(held.q)).sum(-1) - targets.alphas * (now.pi * log(now.pi)).sum(-1)
     out = {
-        "loss_critic": sum(mean((m[0] - goal.g) ** 2) for m in now.mixed),
+        "loss_critic": sum(mean((m[0] - targets.g) ** 2) for m in now.mixed),
         "loss_actor": -mean(gain[:T].mean(-1)),
     }
     if now.v is not None:
-        out["loss_value"] = mean(((goal.v - now.v[:T]) ** 2).mean(-1))
+        out["loss_value"] = mean(((targets.v - now.v[:T]) ** 2).mean(-1))
     return out
 
 
@@ -130,27 +138,76 @@ def test_forward(c):
 
 
 def test_losses_and_targets(c):
-    means = masked_means(c.batch, target=c.goal.g, q_tot=c.now.mixed[0][0], entropy=c.goal.entropy / N)
-    expected = losses(c.config, c.now, c.now, c.goal, c.batch.mask)
-    assert_metrics(c.metrics, expected | means | {"alpha_i": c.goal.alphas.mean()})
-    assert ("loss_value" in c.metrics) == (c.config.fop.value == "network")
-    if c.config.fop.temperatures == "ratio":  # inside its limits, or the test would show nothing
-        assert len(np.unique(c.goal.alphas)) > 1
+    aims = c.targets
+    means = masked_means(c.batch, target=aims.g, q_tot=c.now.mixed[0][0], entropy=aims.entropy / N)
+    expected = losses(c.now, c.now, aims, c.batch.mask)
+    assert_metrics(c.metrics, expected | means | {"alpha_i": aims.alphas.mean()})
+    assert ("loss_value" in c.metrics) == (c.config.algo.value == "network")
+    if c.config.algo.temperatures == "ratio":  # inside its limits, or the test would show nothing
+        assert len(np.unique(aims.alphas)) > 1
 
 
 def test_gradient_and_step(c):
     def total_loss():
         now = evaluate(c.config, c.params, c.batch, c.now)
         penalty = sum(np.average(m[2] * np.ones((T, B)), weights=c.batch.mask) for m in now.mixed)
-        each = losses(c.config, now, c.now, c.goal, c.batch.mask)
+        each = losses(now, c.now, c.targets, c.batch.mask)
         return sum(each.values()) + c.hypers.attention_penalty * penalty
 
     assert_first_step(c, total_loss, actor_critic_rates(c))
 
 
 def test_temperature(c):
-    step = temperature_step(c, c.goal.entropy)
+    step = temperature_step(c, c.targets.entropy)
     np.testing.assert_allclose(c.after.log_alpha, np.log(c.hypers.alpha) + step, atol=1e-6)
+
+
+# -- the functions one by one ---------------------------------------------------------------------
+
+
+def test_soft_values_are_the_networks_or_follow_from_the_utilities():
+    q, v, alpha = jax.random.normal(jax.random.key(0), (2, T, B, N, A)), jnp.ones((T, B, N)), 0.3
+    np.testing.assert_array_equal(soft_values(q, v, jnp.asarray(alpha)), np.ones((2, T, B, N)))
+    wanted = alpha * np.log(np.exp(np.asarray(q) / alpha).sum(-1))
+    np.testing.assert_allclose(soft_values(q, None, jnp.asarray(alpha)), wanted, rtol=1e-5)
+
+
+def test_without_advantages_the_joint_value_is_the_states():
+    """In the form of the paper: Q_i = V_i for all agents leaves V_jt(s), whatever the actions."""
+    mixer = Factorisation(mixing_embed=4)
+    q, action, state = jnp.ones((N,)), jnp.eye(A)[:N], jnp.arange(3.0)
+    params = mixer.init(jax.random.key(0), q, q, action, state)
+    one, two = (mixer.apply(params, q, q, x, state) for x in (action, action[::-1]))
+    assert one.q == two.q and (one.weight != two.weight).any() and (one.weight > 0).all()
+
+
+def test_temperature_ratio_is_bounded_and_1_between_signs():
+    gain = jnp.broadcast_to(jnp.array([1.0, 1.0, 1.0, 3.0]), (T, B, 4))
+    weighted = jnp.broadcast_to(jnp.array([2.0, -2.0, 1e-3, 1.0]), (T, B, 4))
+    mask = jnp.ones((T, B)).at[0].set(0.0)
+    np.testing.assert_allclose(
+        temperature_ratio(gain.at[0].set(99.0), weighted, mask), [0.5, 1.0, 10.0, 3.0], rtol=1e-6
+    )
+
+
+def test_losses_are_masked_means():
+    mask = jnp.ones((T, B)).at[:, 0].set(0.0)
+    targets = jnp.zeros((T, B)).at[:, 0].set(99.0)
+    q = jnp.stack([jnp.full((T, B), 2.0), jnp.full((T, B), 3.0)])
+    assert fop.critic_loss(q, targets, mask) == 4.0 + 9.0
+    assert fop.value_loss(jnp.full((T, B, N), 2.0), targets[..., None] * jnp.ones(N), mask) == 4.0
+
+
+def test_the_actors_loss_falls_with_entropy_and_value():
+    """Uniform policies over A actions of value 1: -(1 + alpha_i ln A), the mean over agents."""
+    policy, alphas = categorical(jnp.zeros((T, B, N, A))), jnp.arange(1.0, 1 + N)
+
+    def loss(q):
+        return fop.actor_loss(policy, q, alphas, jnp.ones((T, B)))
+
+    value, slope = jax.value_and_grad(loss)(jnp.ones((T, B, N, A)))
+    np.testing.assert_allclose(value, -(1 + alphas.mean() * np.log(A)), rtol=1e-6)
+    np.testing.assert_array_equal(slope, 0)  # the critics are held
 
 
 @pytest.mark.parametrize("preset", ["fop", pytest.param("fop_released", marks=pytest.mark.slow)])

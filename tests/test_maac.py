@@ -80,7 +80,7 @@ def evaluate(config, params, batch, noise, held=None):
     q = values(config, params["critic"], h[:T], unit(batch.action))[0]
     frozen = held.frozen if held else jax.tree.map(np.copy, {"critic": params["critic"], "h": h})
     drawn, e = values(config, frozen["critic"], frozen["h"], action, held.e if held else None)
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(log_pi=log_pi, best=best, h=h, q=q, frozen=frozen, drawn=drawn, e=e)
 
 
 def make_targets(config, target, batch, noise):

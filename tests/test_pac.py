@@ -105,7 +105,10 @@ def evaluate(config, params, batch, noise, alpha, held=None):
     held_q, held_mixer = (held.held_q, held.held_mixer) if held else (q, deepcopy(params["mixer"]))
     cost = (pi * (alpha * log(pi) - held_q)).sum(-1)
     actor = mix(config, held_mixer, cost[:T], state[:T])
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        sent=sent, q=q, pi=pi, guess=guess, central=central, best=best, q_tot=q_tot, q_best=q_best, hat=hat,
+        hat_best=hat_best, held_q=held_q, held_mixer=held_mixer, actor=actor,
+    )  # fmt: skip
 
 
 def make_targets(config, now, params, target, batch):

@@ -70,8 +70,10 @@ def c(request) -> SimpleNamespace:
     case, batch = request.param, make_batch()
     config, _, _, params = make_learner(case)
     after, metrics = updated(case)
-    old = look_back(config, params, batch)
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        case=case, batch=batch, config=config, params=params, after=after, metrics=metrics,
+        old=look_back(config, params, batch),
+    )  # fmt: skip
 
 
 # -- the oracle -----------------------------------------------------------------------------------

@@ -5,14 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from test_recurrent import arguments
 
-from me_igm_jax import load
-from me_igm_jax.algos import make_algorithm
-from me_igm_jax.envs import make
-from me_igm_jax.precision import product, rounded_product, with_operands
-from me_igm_jax.recurrent import gru
-from me_igm_jax.train import make_program
+from me_igm_jax import Batch, TimeStep, load, make_env
+from me_igm_jax.config.registry import learner_entry
+from me_igm_jax.networks.gru import gru
+from me_igm_jax.networks.precision import product
+from test_recurrent import arguments
 
 
 def rounded(x):
@@ -24,7 +22,7 @@ def test_products_and_their_derivatives_are_of_rounded_operands():
     keys = jax.random.split(jax.random.key(0), 3)
     x, w = jax.random.normal(keys[0], (2, 3, 5)), jax.random.normal(keys[1], (5, 4))
     d = jax.random.normal(keys[2], (2, 3, 4))
-    out, back = jax.vjp(with_operands("bfloat16", product), x, w)
+    out, back = jax.vjp(lambda x, w: product(x, w, "bfloat16"), x, w)
     d_x, d_w = back(d)
     close = dict(rtol=1e-6, atol=1e-6)  # of float32 sums
     np.testing.assert_allclose(out, rounded(x) @ rounded(w), **close)
@@ -34,24 +32,17 @@ def test_products_and_their_derivatives_are_of_rounded_operands():
     assert out.dtype == d_x.dtype == d_w.dtype == jnp.float32
 
 
-def test_choice_ends_with_the_function():
-    x, w = jnp.full((1, 1), 1.001), jnp.ones((1, 1))
-    inner = with_operands("float32", product)
-    assert with_operands("bfloat16", lambda: (inner(x, w), product(x, w)))() == (x, 1.0)
-    assert product(x, w) == x
-
-
 @pytest.mark.parametrize("operands", ["float32", "bfloat16"])
 def test_recurrent_gradient_rounds_what_the_products_round(operands):
-    """The GRU's own backward pass against differentiation through its rounded products."""
+    """The backward pass of the GRU against differentiation through its rounded products."""
     weights, h, x, first = arguments(jax.random.key(1))
 
     def plain(weights, h, x):
         out = []
         for x_t, begins in zip(x, first, strict=True):
             h = jnp.where(begins[:, None], 0.0, h)
-            i_r, i_z, i_n = jnp.split(rounded_product(x_t, weights.w_i, operands) + weights.b_i, 3, -1)
-            h_r, h_z, h_n = jnp.split(rounded_product(h, weights.w_h, operands) + weights.b_h, 3, -1)
+            i_r, i_z, i_n = jnp.split(product(x_t, weights.w_i, operands) + weights.b_i, 3, -1)
+            h_r, h_z, h_n = jnp.split(product(h, weights.w_h, operands) + weights.b_h, 3, -1)
             z = jax.nn.sigmoid(i_z + h_z)
             h = (1 - z) * jnp.tanh(i_n + jax.nn.sigmoid(i_r + h_r) * h_n) + z * h
             out.append(h)
@@ -74,27 +65,52 @@ def products(jaxpr):
             yield from products(inner)
 
 
-PRESETS = ["me_qmix", "me_qplex", "ow_qmix", "qatten", "fop_released", "hasac", "mappo", "dop"]
+def batch_shapes(spec, T, B):
+    """The shapes of a batch of T transitions in B sequences."""
+
+    def array(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    N, lead = spec.n_agents, (T + 1, B)
+    steps = TimeStep(
+        obs=array(*lead, N, *spec.obs_shape),
+        state=array(*lead, spec.state_dim),
+        avail=array(*lead, N, spec.n_actions or 1, dtype=jnp.bool),
+        alive=array(*lead, N, dtype=jnp.bool),
+    )
+    return Batch(
+        steps=steps,
+        first=array(*lead, dtype=jnp.bool),
+        action=array(T, B, N, spec.action_dim) if spec.continuous else array(T, B, N, dtype=jnp.int32),
+        reward=array(T, B),
+        discount=array(T, B),
+        mask=array(T, B),
+    )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_product_of_an_update_is_rounded(preset):
+DISCRETE = [
+    "me_qmix", "me_qplex", "ow_qmix", "qatten", "soft_qmix", "fop_released", "hasac", "msac_released",
+    "pac", "mappo", "dop",
+]  # fmt: skip
+CONTINUOUS = ["me_qmix", "fop", "maac", "maddpg", "facmaddpg"]
+
+
+@pytest.mark.parametrize(
+    "preset, env",
+    [(preset, "probe/clock") for preset in DISCRETE]
+    + [(preset, "differential/mtq") for preset in CONTINUOUS],
+)
+def test_every_product_of_an_update_is_rounded(preset, env):
+    """Of the learner alone, as its make function returns it: nothing around it need know of precision."""
     seen = {}
     for operands in ("float32", "bfloat16"):
-        config = load(preset, env="probe/clock", **{"net.operands": operands})
-        program = make_program(config)
-        state = jax.eval_shape(program.init, jax.random.key(0), config.hypers)
-        batch = jax.eval_shape(lambda ring, p=program: p.draw(ring, 0, jax.random.key(0), 4), state.ring)
-        arguments = (state.learner, batch, jax.random.key(0), jnp.zeros(()), config.hypers)
-        seen[operands] = list(products(jax.make_jaxpr(program.algo.update)(*arguments).jaxpr))
-    assert set(seen["bfloat16"]) == {("bfloat16", "bfloat16", "float32")}
-    assert set(seen["float32"]) == {("float32", "float32", "float32")}
-
-
-def test_what_is_kept_stays_float32():
-    config = load("me_qmix", env="probe/clock", **{"net.operands": "bfloat16"})
-    learner = jax.eval_shape(
-        make_algorithm(config, make(config).spec).init, jax.random.key(0), config.hypers
-    )
-    kept = {str(x.dtype) for x in jax.tree.leaves(learner)}
-    assert kept == {"float32", "int32"}
+        config = load(preset, env=env, **{"net.operands": operands})
+        spec = make_env(config).spec
+        algo = learner_entry(config.learner).make(config, spec)
+        key, batch = jax.random.key(0), batch_shapes(spec, T=3, B=config.collect.envs + 2)
+        learner = jax.eval_shape(algo.init, key, config.hypers)
+        jaxpr = jax.make_jaxpr(algo.update)(learner, batch, key, jnp.zeros(()), config.hypers)
+        seen[operands] = set(products(jaxpr.jaxpr))
+        assert {str(x.dtype) for x in jax.tree.leaves(learner)} == {"float32", "int32"}
+    assert seen["bfloat16"] == {("bfloat16", "bfloat16", "float32")}
+    assert seen["float32"] == {("float32", "float32", "float32")}

@@ -129,7 +129,7 @@ def test_values_must_have_the_instants_of_the_transitions():
 
 def test_n_step_return_by_hand():
     reward, value, ones = jnp.array([1.0, 2.0, 3.0]), jnp.array([9.0, 10.0, 20.0, 30.0]), jnp.ones(3)
-    # Traces of one and Q = V: G0 = 1 + .5*2 + .25*20 = 7;  G1 = 2 + .5*3 + .25*30 = 11;  G2 = 3 + .5*30 = 18
+    # Traces of one, Q = V: G0 = 1 + .5*2 + .25*20 = 7;  G1 = 2 + .5*3 + .25*30 = 11;  G2 = 3 + .5*30 = 18
     g = n_step_return(reward, ones, ones, value, value, ones, 0.5, 2)
     np.testing.assert_allclose(g, [7.0, 11.0, 18.0], rtol=1e-6)
     # Traces of zero: one step, Q cancels.

@@ -39,9 +39,15 @@ def same_learner(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-def test_run_directory(tmp_path):
-    result = run(fast(tmp_path / "a"))
-    files = {p.name for p in (tmp_path / "a").iterdir()}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    return run(fast(tmp_path_factory.mktemp("whole") / "run"))
+
+
+def test_run_directory(whole):
+    result, directory = whole, whole.directory
+    files = {p.name for p in directory.iterdir()}
     expected = {
         "config.yaml",
         "manifest.json",
@@ -51,11 +57,11 @@ def test_run_directory(tmp_path):
         "checkpoints",
     }
     assert files == expected and len(repr(result)) < 200
-    rows = read_rows(tmp_path / "a" / "metrics.jsonl")
+    rows = read_rows(directory / "metrics.jsonl")
     assert {(r["eval"], r["seed"]) for r in rows} == {(e, s) for e in range(4) for s in range(2)}
     names = {"env_steps", "updates", "return", "length", "loss_td", "entropy", "alpha", "igm_gap"}
     assert names <= set(rows[0])
-    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    summary = json.loads((directory / "summary.json").read_text())
     assert summary == result.summary
     timing = {"env_steps_per_second", "compile_seconds", "wall_seconds", "peak_memory_bytes"}
     assert timing | {"replay_bytes_per_seed"} <= set(summary)
@@ -65,11 +71,11 @@ def test_run_directory(tmp_path):
     for name in ("env_steps", "updates"):
         assert point[name] == [last[seed][name] for seed in range(2)]
     assert all(400 <= steps < 424 for steps in point["env_steps"])  # to within one collection
-    marl = json.loads((tmp_path / "a" / "marl_eval.json").read_text())["probe"]["clock"]["me_qmix"]
+    marl = json.loads((directory / "marl_eval.json").read_text())["probe"]["clock"]["me_qmix"]
     assert set(marl) == {"seed_0", "seed_1"}
     assert set(marl["seed_0"]["step_0"]) == {"step_count", "return"}
     assert marl["seed_1"]["absolute_metrics"] == {"return": [point["return"]["per_seed"][1]]}
-    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["versions"]["jax"] == jax.__version__
     described = {name: manifest[name] for name in ("learner", "env", "plugins", "objects", "replay_store")}
     assert described == {
@@ -77,15 +83,14 @@ def test_run_directory(tmp_path):
         "replay_store": "observations",
     }  # fmt: skip
     with pytest.raises(ConfigError, match="is not empty"):
-        run(fast(tmp_path / "a"))
-    program, learner = load_run(tmp_path / "a")
+        run(fast(directory))
+    program, learner = load_run(directory)
     same_learner(result.state.learner, learner)
     assert program.config.replay.store == "observations"
 
 
-def test_resume_continues_exactly(tmp_path):
+def test_resume_continues_exactly(whole, tmp_path):
     """Interrupted after two evaluations and resumed == never interrupted, bit for bit."""
-    whole = run(fast(tmp_path / "whole"))
 
     def stop(epoch, metrics):
         if epoch == 2:
@@ -97,10 +102,11 @@ def test_resume_continues_exactly(tmp_path):
         file.write('{"eval": 2, "half a li')  # as a crash would leave it
     first = json.loads((tmp_path / "cut" / "manifest.json").read_text())["command"]
     main(["train", "--resume", str(tmp_path / "cut")])
-    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    both = (whole.directory, tmp_path / "cut")
+    rows = [read_rows(directory / "metrics.jsonl") for directory in both]
     assert rows[0] == rows[1]
     same_learner(whole.state.learner, load_run(tmp_path / "cut")[1])
-    points = [json.loads((tmp_path / d / "summary.json").read_text())["points"] for d in ("whole", "cut")]
+    points = [json.loads((directory / "summary.json").read_text())["points"] for directory in both]
     assert points[0] == points[1]
     manifest = json.loads((tmp_path / "cut" / "manifest.json").read_text())
     assert manifest["command"] == first and len(manifest["resumed"]) == 1
@@ -110,7 +116,7 @@ def test_resume_continues_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("every", [1, 3], ids=["a checkpoint of the end", "an older checkpoint"])
-def test_a_crash_at_the_end_loses_nothing(tmp_path, monkeypatch, every):
+def test_a_crash_at_the_end_loses_nothing(whole, tmp_path, monkeypatch, every):
     """Before summary.json is written there is always a checkpoint to go on from, afterwards none."""
 
     def crash(*args):
@@ -125,7 +131,6 @@ def test_a_crash_at_the_end_loses_nothing(tmp_path, monkeypatch, every):
     same_learner(again.state.learner, load_run(tmp_path / "run")[1])
     assert not checkpoint.is_resumable(tmp_path / "run")
     assert checkpoint.epochs(tmp_path / "run") == [4]
-    whole = run(fast(tmp_path / "whole"))
     same_learner(whole.state.learner, again.state.learner)
     assert whole.summary["points"] == again.summary["points"]
 
@@ -206,12 +211,11 @@ def test_seeds_in_batches_are_the_same_seeds(tmp_path):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
-def test_same_seed_same_numbers_and_seeds_do_not_depend_on_each_other(tmp_path):
-    one = run(fast(tmp_path / "1"))
+def test_same_seed_same_numbers_and_seeds_do_not_depend_on_each_other(whole, tmp_path):
     again = run(fast(tmp_path / "2"))
-    same_learner(one.state.learner, again.state.learner)
+    same_learner(whole.state.learner, again.state.learner)
     alone = run(fast(tmp_path / "3", **{"run.seeds": 1}))
-    for a, b in zip(params(one.state), params(alone.state), strict=True):
+    for a, b in zip(params(whole.state), params(alone.state), strict=True):
         np.testing.assert_allclose(a[0], b[0], rtol=1e-3, atol=1e-5)
     (point,) = alone.summary["points"]
     assert point["return"]["mean_interval"] is None  # one seed says nothing about others

@@ -190,7 +190,7 @@ def test_two_vmapped_seeds_start_without_deadlock():
 @pytest.mark.parametrize("probe", ["constant", "observe", "delay", "action", "match"])
 def test_probes_reach_their_known_values(preset, probe, request):
     if preset == "me_ow_qmix" and probe in ("constant", "match"):
-        why = "over-estimates weigh a tenth and leave too slowly (engineering notes)"
+        why = "over-estimates leave too slowly: docs/notes/tests-and-traps.md, 'Probes of me_ow_qmix'"
         request.applymarker(pytest.mark.xfail(strict=True, reason=why))
     check_probe(preset, probe)
 

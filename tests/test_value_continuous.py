@@ -38,8 +38,8 @@ from oracle import (
 
 K = 6
 LINE = BOX._replace(action_dim=1)
-SMALL = TINY | {"algo.proposals": K, "net.last_action": True}
-WARM = {"algo.temperature": "fixed", "hypers.alpha": 0.5}
+SMALL = TINY | {"algo.proposals": K, "net.last_action": True, "net.recurrent": True}
+WARM = {"algo.temperature": "sgd", "hypers.alpha": 0.5}
 
 
 def small(preset="me_qmix", **options):

@@ -1,5 +1,7 @@
-"""Deterministic policy gradients, for continuous actions: MADDPG (Lowe et al. 2017), FacMADDPG (de Witt et
-al. 2020; FACMAC, Peng et al. 2021) and deterministic DOP (Wang et al. 2021). They differ in the critic.
+"""Deterministic policy gradients, for continuous actions: MADDPG, FacMADDPG and deterministic DOP.
+
+They differ in the critic. Sources: Lowe et al. 2017 (MADDPG), de Witt et al. 2020 (FacMADDPG), Peng et al.
+2021 (FACMAC), Wang et al. 2021 (DOP).
 """
 
 import dataclasses

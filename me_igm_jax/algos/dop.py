@@ -176,7 +176,7 @@ def update(
     """One gradient step; the first `fresh_count` sequences of `batch` are fresh, the others replayed."""
     eps = exploration_rate(hypers, env_steps)
     fresh, replayed = (take_sequences(batch, x) for x in (slice(fresh_count), slice(fresh_count, None)))
-    replayed_probs = collecting_policy(nets, learner.params, replayed, eps).probs
+    replayed_probs = jnp.asarray(collecting_policy(nets, learner.params, replayed, eps).probs)
     actor, heads = ({k: learner.params[k] for k in names} for names in (("actor",), ("critic", "mixer")))
 
     def targets(log_probs: jax.Array) -> Targets:
@@ -202,13 +202,11 @@ def first_learner(
     nets: DopNets, spec: EnvSpec, options: DopOptions, key: jax.Array, hypers: DopHypers
 ) -> Learner:
     """The learner before its first update."""
-    actor_key, critic_key, mixer_key = jax.random.split(key, 3)
-    step = example_inputs(spec)
-    inputs = agent_inputs(step, last_action=None, use_id=True)
+    keys, step = jax.random.split(key, 3), example_inputs(spec)
     params = {
-        "actor": nets.actor.init(actor_key),
-        "critic": nets.critic.init(critic_key, step.state, inputs),
-        "mixer": nets.mixer.init(mixer_key, step.state),
+        "actor": nets.actor.init(keys[0]),
+        "critic": nets.critic.init(keys[1], step.state, agent_inputs(step, last_action=None, use_id=True)),
+        "mixer": nets.mixer.init(keys[2], step.state),
     }
     tx = actor_critic_optimiser(options.optimiser, GROUPS, hypers)
     return new_learner(params, ("critic", "mixer"), tx)

@@ -5,7 +5,7 @@ Yu et al. 2022 (MAPPO), de Witt et al. 2020 (IPPO), Schulman et al. 2016 and 201
 
 import dataclasses
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from ..ops.means import masked_mean
 from ..ops.optimisers import actor_critic_optimiser, new_learner, stepped
 from ..ops.policies import greedy_action
 from ..ops.returns import batch_return
-from ..ops.running_statistics import Statistics, moments, no_statistics, tracked
+from ..ops.running_statistics import moments, no_statistics, tracked
 from ..types import Algorithm, Batch, EnvSpec, Inspection, Learner, Metrics, Params
 
 GROUPS = {"actor": "actor", "critic": "critic"}
@@ -91,13 +91,11 @@ class Collected(NamedTuple):
 
 def look_back(
     nets: PpoNets, options: PpoOptions, learner: Learner, batch: Batch, hypers: PpoHypers
-) -> tuple[Collected, Statistics | tuple[()], Metrics]:
-    """What every gradient step is measured against, by the learner that collected `batch`.
+) -> tuple[Collected, Any, Metrics]:
+    """(Collected, the statistics after this batch, metrics), by the learner that collected `batch`.
 
     The advantage is GAE, A_t = G_t - V_t, with G the lambda-return of V, normalised over living agents.
     With options.normalise_values the critic's outputs are (V - mean) / deviation of the returns.
-
-    Returns: (Collected, the statistics after this batch, metrics).
     """
     T, live = len(batch.reward), living(batch)
     output = nets.critic.value(learner.params["critic"], batch)
@@ -129,9 +127,7 @@ def normalised(x: jax.Array, mask: jax.Array) -> jax.Array:
     return x / (jnp.sqrt(masked_mean(jnp.square(x), mask)) + 1e-5)
 
 
-def units(
-    statistics: Statistics | tuple[()], options: PpoOptions
-) -> tuple[jax.Array | float, jax.Array | float]:
+def units(statistics: Any, options: PpoOptions) -> tuple[jax.Array | float, jax.Array | float]:
     """(mean, deviation) that turn the critic's outputs into returns."""
     return moments(statistics) if options.normalise_values else (0.0, 1.0)
 
@@ -241,9 +237,7 @@ def inspect(nets: PpoNets, learner: Learner, batch: Batch) -> Inspection:
 def make_ppo(config: Config, spec: EnvSpec) -> Algorithm:
     """MAPPO (algo.critic=state) or IPPO (algo.critic=observation) for environments of shape `spec`."""
     options = config.algo
-    nets = PpoNets(
-        actor=make_actor(config.net, spec), critic=make_value_net(config.net, spec, options.critic)
-    )
+    nets = PpoNets(make_actor(config.net, spec), make_value_net(config.net, spec, options.critic))
     return Algorithm(
         init=partial(first_learner, nets, options),
         carry=nets.actor.carry,

@@ -187,9 +187,14 @@ def allow(path: str) -> None:
     _allowed.add(path.partition(":")[0])
 
 
+def plugins_of_environment() -> list[str]:
+    """The modules that the environment variable ME_IGM_PLUGINS names, separated by commas."""
+    return [name.strip() for name in os.environ.get("ME_IGM_PLUGINS", "").split(",") if name.strip()]
+
+
 def is_allowed(module: str) -> bool:
     """The user named `module`, or a package that holds it; or it is imported already."""
-    named = _allowed | {name.strip() for name in os.environ.get("ME_IGM_PLUGINS", "").split(",")}
+    named = _allowed | set(plugins_of_environment())
     parts = module.split(".")
     return module in sys.modules or any(".".join(parts[: i + 1]) in named for i in range(len(parts)))
 

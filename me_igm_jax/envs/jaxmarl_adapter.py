@@ -9,8 +9,7 @@
   * The central state is the world state of JaxMARL when there is one (raw in SMAX: prefer smax/*), else the
     observations, concatenated.
   * An agent that is done before the others is not alive.
-Observations come out of a step together with the state and are kept beside it, because no smaller snapshot
-is known.
+Observations come out of a step together with the state and are kept: no smaller snapshot is known.
 """
 
 import contextlib
@@ -96,13 +95,13 @@ def from_jaxmarl(
     """
     title = type(env).__name__
     _check(title, env)
-    horizon = limit if limit is not None else getattr(env, "max_steps", None)
-    if not isinstance(horizon, int | np.integer) or horizon < 1:
-        raise ConfigError(f"from_jaxmarl({title}): limit={horizon}: give the steps of its longest episode")
+    horizon = int(getattr(env, "max_steps", 0) if limit is None else limit)
+    if horizon < 1:
+        raise ConfigError(f"from_jaxmarl({title}): limit={limit}: give the steps of its longest episode")
     # The game's own limit must not end an episode within the horizon when `done` is to mean an end by the
     # rules: one step more. Otherwise `done` is not read, and what observations show of the clock is exact.
     game = with_max_steps(env, horizon + 1 if done_is_terminal else horizon)
-    face, horizon = interface(game), int(horizon)
+    face = interface(game)
     ends = Limit(horizon=horizon, is_terminal=limit_is_terminal, done_is_terminal=done_is_terminal)
     reset = silent()(partial(_reset, game, face))
     spec = EnvSpec(
@@ -213,7 +212,7 @@ def _step(
     now = state.step + 1
     limit, over = now >= ends.horizon, done["__all__"]
     terminal = (over & ends.done_is_terminal) | (limit & ends.is_terminal)
-    alive = jnp.stack([~done[agent] | over for agent in face.agents])
+    alive = ~jnp.stack([jnp.asarray(done[agent]) for agent in face.agents]) | over
     outcome = Outcome(
         reward=_mean(face, reward),
         terminal=terminal,

@@ -123,4 +123,4 @@ def sample_actions(policy: SquashedGaussian, key: jax.Array, B: int) -> tuple[ja
 
 def mode(policy: SquashedGaussian) -> jax.Array:
     """What greedy agents do: the mean of the Gaussian, squashed, [..., N, d]."""
-    return policy.bijector.forward(policy.distribution.mean())
+    return jnp.asarray(policy.bijector.forward(policy.distribution.mean()))

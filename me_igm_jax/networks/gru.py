@@ -2,7 +2,8 @@
 
 JAX's derivative of the scan keeps more than the gates of every step, and on a CPU it is slow because of
 that memory traffic. The backward pass here keeps only the states and the gates. It adds up the gradients
-of the weights inside the reversed scan, because one step fits in the cache (docs/notes/cpu-speed.md).
+of the weights inside the reversed scan, because one step fits in the cache (docs/notes/cpu-speed.md,
+"Recurrent unroll, gates kept").
 """
 
 from functools import partial

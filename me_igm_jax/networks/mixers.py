@@ -73,7 +73,8 @@ class QMIX(nn.Module):
         b1 = Linear(width, operands=operands)(state)
         w2 = jnp.abs(MLP((self.hyper_embed, width), operands)(state))
         b2 = MLP((width, 1), operands)(state)[..., 0]
-        # A sum of N terms, not a reduction: XLA's CPU backend fuses it (docs/notes/cpu-speed.md).
+        # A sum of N terms, not a reduction: XLA fuses it on a CPU
+        # (docs/notes/cpu-speed.md, "The weighted sum of QMIX").
         mixed = sum(q_taken[..., i, None] * w1[..., i, :] for i in range(n))
         hidden = nn.elu(mixed + b1)
         return (hidden * w2).sum(-1) + b2

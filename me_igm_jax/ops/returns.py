@@ -102,10 +102,12 @@ def batch_return(batch: Batch, value: jax.Array, hypers: Any, bonus: jax.Array |
 
     Returns: [T, B] or [T, B, M].
     """
-    outcome = batch.reward, batch.discount, batch.mask
-    if value.ndim > batch.reward.ndim:
-        outcome = tuple(jnp.broadcast_to(x[..., None], (*x.shape, value.shape[-1])) for x in outcome)
-    return lambda_return(*outcome, value, hypers.gamma, hypers.td_lambda, bonus)
+    reward, discount, mask = batch.reward, batch.discount, batch.mask
+    if value.ndim > reward.ndim:
+        reward, discount, mask = (
+            jnp.broadcast_to(x[..., None], (*x.shape, value.shape[-1])) for x in (reward, discount, mask)
+        )
+    return lambda_return(reward, discount, mask, value, hypers.gamma, hypers.td_lambda, bonus)
 
 
 def _has_final_instant(value: jax.Array, reward: jax.Array) -> bool:

@@ -76,9 +76,10 @@ def step_with_temperature(
 
     Returns: (learner, metrics: entropy per agent, alpha before the step, grad_norm).
     """
-    if target_entropy is None:
-        target_entropy = hypers.target_entropy if rule in LEARNED else 0.0
-    target = n_agents * target_entropy
+    per_agent = target_entropy
+    if per_agent is None:
+        per_agent = hypers.target_entropy if rule in LEARNED else 0.0
+    target = n_agents * jnp.asarray(per_agent)
     temperature = next_temperature(rule, learner, entropy, target, env_steps, hypers)
     metrics = {
         "entropy": entropy / n_agents,

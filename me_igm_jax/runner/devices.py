@@ -181,8 +181,9 @@ def over_members(
 
 @cache
 def compiler_options() -> dict[str, str | bool] | None:
-    """On a CPU: LLVM at -O1, and XLA's code for reductions instead of a library's (engineering notes).
+    """On a CPU: LLVM at -O1, and reductions by XLA's code instead of a library.
 
+    Why: docs/notes/compilation.md, "Optimisation level 1"; docs/notes/cpu-speed.md, "Library reductions".
     Both change speed, and results by rounding at most. The second option has an experimental name, so
     it is left out when this XLA does not know it.
     """

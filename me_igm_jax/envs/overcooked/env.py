@@ -85,7 +85,7 @@ def _step(
         terminal=end,
         truncated=jnp.zeros_like(end),
         stats={"deliveries": deliveries.astype(float)},
-        shaping=sum(shaped),
+        shaping=shaped[0] + shaped[1],
     )
     return OvercookedState(convert.extract(after), deliveries), outcome
 

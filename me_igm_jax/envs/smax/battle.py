@@ -207,8 +207,7 @@ def _healed(
     cooldown: jax.Array,
     dt: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Health [U] and cooldown [U] after healers acted. The cooldown of a healer is the energy that it
-    spent, in seconds (units.py)."""
+    """Health [U] and cooldown [U] after healers acted; a healer's cooldown is the energy that it spent."""
     wounded = (orders.target * (health < stats.full_health)[None]).sum(1) > 0
     mends = shots.acts & wounded & (cooldown < stats.full_cooldown)
     given = jnp.where(mends, special.heals * dt, 0.0)
@@ -225,9 +224,6 @@ def _pushed_apart(position: jax.Array, alive: jax.Array, touching: jax.Array) ->
     overlap = jnp.where(alive[:, None] & alive[None, :], overlap, 0.0)
     pushed = position + (delta * overlap[..., None]).sum(1) / 2
     return jnp.where(alive[:, None], pushed, position)
-
-
-# -- rewards --------------------------------------------------------------------------------------
 
 
 def damage_share(sim: Simulator, before: Units, after: Units) -> jax.Array:
