@@ -16,7 +16,7 @@ from me_igm_jax.algos import make_algorithm
 from me_igm_jax.config.schedule import schedule
 from me_igm_jax.runner import devices
 from me_igm_jax.runner.experiment import compile_program, make_members
-from me_igm_jax.training.train import learning_data
+from me_igm_jax.training.pieces import learning_data
 
 MANY = 1000  # turns
 

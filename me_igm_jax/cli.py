@@ -266,9 +266,11 @@ def _swept(point: dict) -> str:
     return "".join(f"{k}={v:g} " for k, v in point["point"].items())
 
 
-def _interval(name: str, mean: float, interval: Sequence[float] | None) -> str:
+def _interval(name: str, mean: float | None, interval: Sequence[float] | None) -> str:
+    if mean is None:
+        return f"{name}: not a number"
     if interval is None:
-        return f"{name}: {mean:.3f} (one seed)"
+        return f"{name}: {mean:.3f} (no interval over seeds)"
     low, high = interval
     return f"{name}: {mean:.3f}, 95% interval over seeds [{low:.3f}, {high:.3f}]"
 

@@ -14,8 +14,8 @@ from me_igm_jax.networks.agents import last_actions
 from me_igm_jax.networks.gru import GRU
 from me_igm_jax.ops.returns import lambda_return
 from me_igm_jax.training.evaluate import evaluate
+from me_igm_jax.training.pieces import finished_episodes
 from me_igm_jax.training.rollout import collect_episodes, collect_stream
-from me_igm_jax.training.train import finished_episodes
 
 B, T = 5, 23
 

@@ -134,39 +134,40 @@ def test_what_cannot_be_shared_is_refused():
 def test_replay_keeps_what_fits(monkeypatch):
     """Observations if there is room, else states; what is asked for stays; nothing fits: one clear line."""
 
-    def chosen(gib, **overrides):
+    def planned(limit, **overrides):
         for module in (storage, machine):
-            monkeypatch.setattr(module, "memory_limit", lambda: int(gib * 2**30))
-        config = load("qmix", env="smax/smacv2_5_units", **{"run.seeds": 2, "run.devices": 1} | overrides)
-        made = plan.make_plan(config, {}, None, None)
+            monkeypatch.setattr(module, "memory_limit", lambda: limit)
+        options = {"run.seeds": 2, "run.devices": 1, "replay.capacity": 2000} | overrides
+        made = plan.make_plan(load("qmix", env="mpe/spread", **options), {}, None, None)
         assert made.memory.replay_bytes_per_seed == made.program.replay.nbytes
-        return made.config.replay.store
+        return made.config.replay.store, made.memory.replay_bytes_per_seed
 
-    assert chosen(16) == "observations"
-    assert chosen(1) == "states"
-    assert chosen(16, **{"replay.store": "states"}) == "states"
+    store, large = planned(2**40)
+    assert store == "observations"
+    store, small = planned(2 * large)
+    assert store == "states" and 2 * small < large
+    assert planned(2**40, **{"replay.store": "states"}) == ("states", small)
     refusals = (
-        (1, {"replay.store": "observations"}, "try replay.store=states, replay.capacity="),
-        (0.1, {}, "try replay.capacity="),
-        (0.3, {"replay.store": "states", "run.seeds_per_batch": 1}, "held twice"),
-        (1e-4, {}, "try a smaller net.hidden or fewer run.seeds"),
+        (large, {"replay.store": "observations"}, "try replay.store=states, replay.capacity="),
+        (small, {}, "try replay.capacity="),
+        (3 * small, {"replay.store": "states", "run.seeds_per_batch": 1}, "held twice"),
+        (2**16, {}, "try a smaller net.hidden or fewer run.seeds"),
     )
-    for gib, overrides, message in refusals:
-        with pytest.raises(ConfigError, match=r"^replay.capacity=5000: 2 x ") as error:
-            chosen(gib, **overrides)
-        assert message in str(error.value)
-    (tried,) = re.findall(r"replay.capacity=(\d+) or", str(refusal_of(chosen, 0.1)))
-    assert chosen(0.1, **{"replay.capacity": int(tried)}) == "states"
+    for limit, overrides, message in refusals:
+        error = str(refusal_of(planned, limit, **overrides))
+        assert error.startswith("replay.capacity=2000: 2 x ") and message in error
+    (capacity,) = re.findall(r"replay.capacity=(\d+) or", str(refusal_of(planned, small)))
+    assert planned(small, **{"replay.capacity": int(capacity)})[0] == "states"
 
 
 def test_fresh_data_are_refused_by_what_decides_their_size(monkeypatch):
     monkeypatch.setattr(machine, "memory_limit", lambda: 2**20)
-    config = load("mappo", env="smax/smacv2_5_units", **{"collect.envs": 128, "run.devices": 1})
+    config = load("mappo", env="mpe/spread", **{"collect.envs": 128, "run.devices": 1})
     error = refusal_of(plan.make_plan, config, {}, None, None)
     assert str(error).startswith("collect.envs=128: ")
 
 
-def refusal_of(function, *args):
+def refusal_of(function, *args, **kwargs):
     with pytest.raises(ConfigError) as error:
-        function(*args)
+        function(*args, **kwargs)
     return error.value

@@ -163,18 +163,18 @@ def action_type(env):
 
 def frames(env, steps=2):
     """The first instants of an episode, and one without an action, as at its end."""
-    key, state, total = jax.random.key(0), env.reset(jax.random.key(0)), 0.0
-    found = []
+    reset, step, observe = (jax.jit(f) for f in (env.reset, env.step, env.observe))
+    key, state, total, found = jax.random.key(0), reset(jax.random.key(0)), 0.0, []
     for t in range(steps):
-        seen = env.observe(state)
+        seen = observe(state)
         key, act_key, step_key = jax.random.split(key, 3)
         act = rollout.random_actor(env.spec)
         action = act((), jax.tree.map(lambda x: x[None], seen), act_key)[1][0]
         kept = jax.tree.map(np.asarray, (env.compress(state), seen, action))
         found.append(Frame(snapshot=kept[0], seen=kept[1], action=kept[2], step=t, total=total))
-        state, outcome = env.step(step_key, state, action)
+        state, outcome = step(step_key, state, action)
         total += float(outcome.reward)
-    kept = jax.tree.map(np.asarray, (env.compress(state), env.observe(state)))
+    kept = jax.tree.map(np.asarray, (env.compress(state), observe(state)))
     return [*found, Frame(snapshot=kept[0], seen=kept[1], action=None, step=steps, total=total)]
 
 

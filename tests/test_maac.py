@@ -69,7 +69,7 @@ def values(config, params, h, action, others=None):
             weight = score / score.sum(-1, keepdims=True)
             x.append((weight[..., None] * value[..., rest, part]).sum(-2))
         both = np.concatenate([e[..., i, :], *x], -1)
-        q.append(linear(p["Linear_3"], leaky(linear(p["Linear_4"], both)))[..., 0])
+        q.append(linear(p["Linear_4"], leaky(linear(p["Linear_3"], both)))[..., 0])
     return np.stack(q, -1), e
 
 

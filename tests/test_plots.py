@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
@@ -11,8 +10,6 @@ import yaml
 from me_igm_jax import ConfigError, plot
 from me_igm_jax.cli import main
 from me_igm_jax.report import plots
-
-matplotlib.use("Agg")
 
 
 def write_run(directory, rows, preset="qmix", env="smax/3m", grid=None):

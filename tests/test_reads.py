@@ -5,9 +5,9 @@ from dataclasses import fields
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import SPEC, TINY
 from jax.interpreters import partial_eval
 
+from conftest import SPEC, TINY, readable
 from me_igm_jax import EnvSpec, load, make_program
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.config.presets import preset_names, readable_hypers
@@ -43,10 +43,8 @@ def read_by(f, hypers, *rest) -> set[str]:
 
 
 def small(preset, env):
-    keys = {k: v for k, v in TINY.items() if hasattr(load(preset, env=env).algo, k.split(".")[1])}
-    if preset.startswith("dop"):
-        keys |= {"collect.envs": 2, "collect.episodes_per_update": 2}
-    return load(preset, env=env, **keys)
+    more = {"collect.envs": 2, "collect.episodes_per_update": 2} if preset.startswith("dop") else {}
+    return load(preset, env=env, **readable(TINY, preset, env, **more), **more)
 
 
 @pytest.mark.parametrize("preset", preset_names())

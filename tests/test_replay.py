@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SPEC, random_batch
 
+from conftest import SPEC, random_batch
 from me_igm_jax import load
 from me_igm_jax.training import storage
 from me_igm_jax.training.replay import action_dtype, make_replay, pack, unpack

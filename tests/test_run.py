@@ -250,7 +250,7 @@ def test_a_grid_that_the_run_does_not_read_is_refused(tmp_path):
 
 
 def test_matrix_summary(tmp_path):
-    config = load("vdn", env="matrix/qtran", **{
+    config = load("me_vdn", env="matrix/qtran", **{
         "run.total_steps": 4032, "run.seeds": 3, "run.dir": str(tmp_path / "m"), "run.progress": False,
     })  # fmt: skip
     point = run(config).summary["points"][0]

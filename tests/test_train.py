@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from me_igm_jax import ConfigError, load, make_program, make_train, sweep
-from me_igm_jax.training.train import learning_data
+from me_igm_jax.training.pieces import learning_data
 
 SMALL = {
     "run.total_steps": 400, "run.evals": 2, "run.eval_episodes": 4, "run.final_eval_episodes": 4,

@@ -212,9 +212,11 @@ def improve_actors(
 
 def target_entropies(parts: Parts, avail: jax.Array, hypers: Any) -> jax.Array:
     """H_i, [T, B, N], of available actions [T, B, N, A]."""
-    every = jnp.full(avail.shape[:-1], parts.spec.n_actions)
-    count = {"available": avail.sum(-1), "all": every, "zero": jnp.ones_like(every)}
-    return hypers.entropy_share * jnp.log(count[parts.options.target_entropy])
+    rule, shape = parts.options.target_entropy, avail.shape[:-1]
+    if rule == "zero":
+        return jnp.zeros(shape)
+    count = avail.sum(-1) if rule == "available" else jnp.full(shape, parts.spec.n_actions)
+    return hypers.entropy_share * jnp.log(count)
 
 
 def means_over_lives(x: jax.Array, alive: jax.Array, mask: jax.Array) -> jax.Array:

@@ -76,8 +76,8 @@ class MsacOptions:
     )
     target_entropy: Literal["given", "actions"] = option(
         "given",
-        "Entropy that the temperature aims at: hypers.target_entropy, or -|A| per agent (released). No policy "
-        "has so little, so that the temperature falls for ever.",
+        "Entropy that the temperature aims at: hypers.target_entropy, or -|A| per agent (released). No "
+        "policy has so little, so that the temperature falls for ever.",
         when=learned,
     )
 

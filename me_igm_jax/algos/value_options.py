@@ -36,7 +36,8 @@ def narrowed(owner: type, name: str, condition: Callable[[Any], bool]) -> Any:
     """The hyperparameter `name` of the class `owner`, read only when `condition(config)` holds too."""
     field = next(field for field in dataclasses.fields(owner) if field.name == name)
     also = field.metadata["when"] or (lambda config: True)
-    facts = dict(field.metadata) | {"when": lambda config: condition(config) and also(config)}
+    facts: dict[str, Any] = dict(field.metadata)
+    facts["when"] = lambda config: condition(config) and also(config)
     return option(field.default, **facts)
 
 

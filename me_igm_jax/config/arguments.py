@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from .errors import ConfigError, nearest
 from .options import SECTIONS, is_read, section_fields
-from .presets import load, override
+from .presets import draft, override, with_learner
 from .registry import allow
 from .settings import Config
 
@@ -32,10 +32,10 @@ def parse_config(prog: str, args: Sequence[str]) -> Config:
     chosen, rest = _first_choices(prog).parse_known_args(args)
     wants_help = any(arg in ("-h", "--help") for arg in rest)
     rest = [arg for arg in rest if arg not in ("-h", "--help")]
-    config = load(chosen.preset, chosen.env, chosen.plugin)
+    config = draft(chosen.preset, chosen.env, chosen.plugin)
     if chosen.learner:
         allow(chosen.learner)
-        config = override(config, {"learner": chosen.learner})
+        config = with_learner(config, chosen.learner)
     parser = options_parser(prog, config, everything=True)
     given, unknown = parser.parse_known_args(rest)
     if unknown:

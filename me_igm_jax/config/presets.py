@@ -43,6 +43,11 @@ def load(
     Raises ConfigError on an unknown preset, environment or key, a key that the run does not read, or
     an impossible value.
     """
+    return override(draft(preset, env, plugins), overrides)
+
+
+def draft(preset: str, env: str | None, plugins: Iterable[str]) -> Config:
+    """What the preset says, before anything is overridden; `override` checks that it can work."""
     plugins = (plugins,) if isinstance(plugins, str) else tuple(plugins)
     for module in plugins:
         allow(module)
@@ -54,7 +59,7 @@ def load(
     config = with_learner(config, config.learner)
     for section in _sections(Path(preset) if str(preset).endswith((".yaml", ".yml")) else preset, env):
         config = _apply(config, section)
-    return override(config, overrides)
+    return config
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:

@@ -12,6 +12,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from .errors import ConfigError, nearest
@@ -136,7 +137,7 @@ def register_env(
             name=name,
             make=make,
             options=options or NoOptions,
-            names=names if callable(names) else lambda: names,
+            names=names if callable(names) else partial(tuple, names),
             shaped=shaped if callable(shaped) else lambda name: bool(shaped),
             unfit=unfit or {},
         )
@@ -278,7 +279,7 @@ def _lone_family(path: str) -> Family:
     if not parameters:
         return Family(path, lambda name, options: found(), NoOptions, tuple, lambda name: True, {})
     hint = typing.get_type_hints(found).get(parameters[0].name)
-    if len(parameters) > 1 or not dataclasses.is_dataclass(hint):
+    if len(parameters) > 1 or not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
         raise ConfigError(f"env '{path}': must take nothing, or one argument, annotated with its class")
     return Family(path, lambda name, options: found(options), hint, tuple, lambda name: True, {})
 

@@ -88,24 +88,20 @@ def write_gif(env: Env, frames: list[Frame], out: Path) -> Path:
 
 def pictures(env: Env, frames: list[Frame]) -> Iterator[Any]:
     """A PIL image of every frame."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
     from PIL import Image
 
     draw = env.draw or draw_observations
     name = env.spec.name.replace("$", r"\$")  # matplotlib reads $...$ as mathematics
-    figure, axes = plt.subplots(figsize=(5.0, 5.0), dpi=80, layout="constrained")
-    try:
-        for frame in frames:
-            axes.clear()
-            draw(axes, frame)
-            axes.set_title(f"{name}   step {frame.step}   return {frame.total:.1f}", fontsize=10)
-            figure.canvas.draw()
-            yield Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
-    finally:
-        plt.close(figure)
+    figure = Figure(figsize=(5.0, 5.0), dpi=80, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    for frame in frames:
+        axes.clear()
+        draw(axes, frame)
+        axes.set_title(f"{name}   step {frame.step}   return {frame.total:.1f}", fontsize=10)
+        canvas.draw()
+        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def draw_observations(axes: Any, frame: Frame) -> None:
@@ -115,4 +111,4 @@ def draw_observations(axes: Any, frame: Frame) -> None:
     axes.imshow(rows, aspect="auto", interpolation="nearest", vmin=-1, vmax=1, cmap="RdBu")
     does = [""] * agents if frame.action is None else [f": {a}" for a in frame.action.tolist()]
     axes.set_yticks(range(agents), [f"agent {i}{a}" for i, a in enumerate(does)])
-    axes.set_xlabel("observation (red negative, blue positive); behind the colon, the action")
+    axes.set_xlabel("observation: red negative, blue positive\nbehind the colon: the action")

@@ -85,34 +85,30 @@ def shown_env(directory: Path) -> str:
 
 
 def _save(drawn: list[tuple[Path, Curve]], envs: dict[Path, str], metric: str, out: Path) -> Path:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    looks = cycle((colour, style) for style in STYLES for colour in COLOURS)
+    for (directory, curve), (colour, style) in zip(drawn, looks, strict=False):
+        name = curve.label
+        if [other.label for _, other in drawn].count(name) > 1:
+            name += f" [{directory.name}]"
+        if len(set(envs.values())) > 1:
+            name += f" on {envs[directory]}"
+        _draw(axes, curve, name, colour, style)
+    title = plain_text(", ".join(sorted(set(envs.values()))))
+    axes.set(xlabel="environment steps", ylabel=plain_text(LABELS.get(metric, metric)), title=title)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    if metric == "won":
+        axes.set_ylim(-0.02, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, title="IQM and 95 % bootstrap interval", fontsize="small")
     try:
-        looks = cycle((colour, style) for style in STYLES for colour in COLOURS)
-        for (directory, curve), (colour, style) in zip(drawn, looks, strict=False):
-            name = curve.label
-            if [other.label for _, other in drawn].count(name) > 1:
-                name += f" [{directory.name}]"
-            if len(set(envs.values())) > 1:
-                name += f" on {envs[directory]}"
-            _draw(axes, curve, name, colour, style)
-        title = plain_text(", ".join(sorted(set(envs.values()))))
-        axes.set(xlabel="environment steps", ylabel=plain_text(LABELS.get(metric, metric)), title=title)
-        axes.xaxis.set_major_formatter(EngFormatter())
-        if metric == "won":
-            axes.set_ylim(-0.02, 1.02)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, title="IQM and 95 % bootstrap interval", fontsize="small")
         figure.savefig(out, dpi=150)
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}") from None
-    finally:
-        plt.close(figure)
     return out
 
 

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ..config import ConfigError
-from ..training.train import RunState
+from ..training.pieces import RunState
 from ..types import Learner
 
 

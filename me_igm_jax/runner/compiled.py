@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ..training.train import Program, RunState
+from ..training.pieces import RunState
+from ..training.train import Program
 from . import checkpoint, devices
 from .members import Members
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 from ..config import Config, ConfigError
-from ..training.train import RunState
+from ..training.pieces import RunState
 from ..types import Algorithm, Env
 from . import checkpoint, devices, records
 from .compiled import Steps, compile_program

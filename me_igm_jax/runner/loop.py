@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ..training.train import RunState
+from ..training.pieces import RunState
 from . import checkpoint, devices, records
 from .compiled import Steps
 from .plan import Plan

@@ -101,10 +101,10 @@ def game_summary(table: GameTable, diverged: np.ndarray, env: Env) -> dict:
     if table.probs is not None:
         summary["policy"] = table.probs.mean(0).tolist()
     if table.q_tot is not None:
-        summary["q_table"] = table.q_tot.mean(0).tolist()
-        summary["additivity_error"] = additivity_error(table.q_tot)
+        q = np.asarray(table.q_tot)
+        summary |= {"q_table": q.mean(0).tolist(), "additivity_error": additivity_error(q)}
         if optimal.any():
-            summary["q_table_where_optimal"] = np.median(table.q_tot[optimal], 0).tolist()
+            summary["q_table_where_optimal"] = np.median(q[optimal], 0).tolist()
     return summary
 
 
