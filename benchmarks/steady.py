@@ -15,7 +15,8 @@ from me_igm_jax import Config, make_env, make_program, override
 from me_igm_jax.algos import make_algorithm
 from me_igm_jax.config.schedule import schedule
 from me_igm_jax.runner import devices
-from me_igm_jax.runner.experiment import compile_program, make_members
+from me_igm_jax.runner.compiled import compile_program
+from me_igm_jax.runner.members import make_members
 from me_igm_jax.training.pieces import learning_data
 
 MANY = 1000  # turns

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from .config import Config, ConfigError, load, nearest, preset_names
 from .config.arguments import Parser, parse_config
-from .config.presets import readable_hypers
-from .config.presets import sweep as hyper_grid
+from .config.presets import grid_axes, readable_hypers
 from .config.registry import (
     AGENTS,
     LEARNERS,
@@ -110,8 +109,7 @@ def _grid_axis(text: str, config: Config) -> tuple[str, list[float]]:
         raise ConfigError(f"--grid {text}: the values must be numbers") from None
     if not hasattr(config.hypers, field):
         raise ConfigError(f"--grid {text}: unknown key{nearest(field, readable_hypers(config))}")
-    hyper_grid(config, **{field: axis})
-    return field, axis
+    return field, grid_axes(config, {field: axis})[field]
 
 
 def _run(config: Config, grid: dict[str, list[float]], resume: bool = False) -> None:

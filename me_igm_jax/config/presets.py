@@ -120,6 +120,17 @@ def sweep(config: Config, **grid: Iterable[float]) -> Any:
 
     Raises ConfigError on a key that the run does not read and on a value out of its range.
     """
+    axes = grid_axes(config, grid)
+    points = np.meshgrid(*axes.values(), indexing="ij")
+    size = points[0].size if points else 1
+    columns = {k: p.reshape(-1) for k, p in zip(axes, points, strict=True)}
+    values = {n: columns.get(n, np.full(size, getattr(config.hypers, n))) for n in _names(config.hypers)}
+    leaves = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+    return type(config.hypers)(**leaves)  # a pytree: the floats may be arrays
+
+
+def grid_axes(config: Config, grid: Mapping[str, Iterable[float]]) -> dict[str, list[float]]:
+    """The values of each swept hyperparameter as floats, checked as `sweep` says. It touches no device."""
     names = readable_hypers(config)
     for key in grid:
         if key not in _names(config.hypers):
@@ -131,12 +142,7 @@ def sweep(config: Config, **grid: Iterable[float]) -> Any:
             raise ConfigError(f"grid: hypers.{key} needs at least one value")
         for value in values:
             validate(dataclasses.replace(config, hypers=dataclasses.replace(config.hypers, **{key: value})))
-    points = np.meshgrid(*axes.values(), indexing="ij")
-    size = points[0].size if points else 1
-    columns = {k: p.reshape(-1) for k, p in zip(axes, points, strict=True)}
-    values = {n: columns.get(n, np.full(size, getattr(config.hypers, n))) for n in _names(config.hypers)}
-    leaves = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
-    return type(config.hypers)(**leaves)  # a pytree: the floats may be arrays
+    return axes
 
 
 def readable_hypers(config: Config) -> list[str]:
