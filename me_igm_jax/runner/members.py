@@ -3,6 +3,7 @@
 import itertools
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -58,4 +59,5 @@ def point_label(point: Point) -> str:
 
 def algorithm_label(preset: str, point: Point) -> str:
     """The preset's name, and in a sweep what the point sets: "qmix (lr=0.001)"."""
-    return f"{preset} ({point_label(point)})" if point else preset
+    name = Path(preset).stem  # a preset can be a file
+    return f"{name} ({point_label(point)})" if point else name
