@@ -48,7 +48,9 @@ def test_vmapped_seeds_equal_single_runs(overrides):
     assert metrics["return"].shape == (3, 2)  # [S, E]
     for s in range(3):
         state, alone = jax.jit(train)(keys(3)[s], config.hypers)
-        close(jax.tree.map(lambda x, s=s: x[s], metrics), alone)
+        # Evaluations on the way come when the slowest seed is there; the end is the same.
+        for name in ("env_steps", "updates", "return"):
+            close(metrics[name][s, -1], alone[name][-1])
         close(jax.tree.map(lambda x, s=s: x[s], states.learner.params), state.learner.params)
     assert not np.allclose(metrics["loss_td"][0], metrics["loss_td"][1])
 

@@ -122,9 +122,12 @@ class Loop(NamedTuple):
 
 def iterate(
     config: Config, algo: Algorithm, sizes: Schedule, replay: Replay, collector: Callable[..., Batch],
-    step: Callable, hypers: Any, loop: Loop,
+    step: Callable, equal_steps: bool, hypers: Any, loop: Loop,
 ) -> Loop:  # fmt: skip
-    """One collection and, after the warm-up, its gradient steps, whose metrics are summed."""
+    """One collection and, after the warm-up, its gradient steps, whose metrics are summed.
+
+    With `equal_steps` all members have their steps at the same time, so nobody waits for the others.
+    """
 
     def once(_, carried):
         state, metrics = step(carried[0], loop.i, hypers)
@@ -133,6 +136,8 @@ def iterate(
     count = jnp.where(loop.i < sizes.warmup, 0, sizes.updates)
     gathered = gather(config, algo, replay, collector, loop.state, loop.i, hypers)
     state, sums = jax.lax.fori_loop(0, count, once, (gathered, loop.sums))
+    if equal_steps:
+        return Loop(i=loop.i + 1, state=state, sums=sums, updates=loop.updates + count)
     # A member that has all of its steps waits: it learns and counts no more. (Its ring is read no more.)
     active = loop.state.env_steps < config.run.total_steps
     state, sums, updates = jax.tree.map(

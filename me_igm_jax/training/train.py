@@ -85,7 +85,9 @@ def make_program(
     # Traced once and then reused: tracing is seconds of Python.
     once = partial(jax.jit, inline=True)
     step = once(partial(update, config, algo, sizes, replay, share))
-    each = partial(iterate, config, algo, sizes, replay, collector, step)
+    # One-step episodes count alike for all members. To let members wait costs a copy of the learner.
+    equal_steps = env.spec.one_step and config.collect.mode == "episodes"
+    each = partial(iterate, config, algo, sizes, replay, collector, step, equal_steps)
     return Program(
         config=config,
         env=env,
