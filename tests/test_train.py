@@ -126,7 +126,7 @@ def test_every_seed_gets_its_steps_and_every_evaluation(overrides, evals):
     """
     config = small(**overrides, **{"run.total_steps": 500, "run.evals": evals})
     states, metrics = jax.jit(jax.vmap(make_train(config), (0, None)))(keys(5), config.hypers)
-    steps, most = np.asarray(metrics["env_steps"]), 4 * (10 if overrides else 6)
+    steps, most = np.asarray(metrics["env_steps"]), config.collect.envs * (10 if overrides else 6)
     assert steps.shape == (5, evals)
     assert (steps[:, -1] >= 500).all() and (steps[:, -1] < 500 + most).all()
     for e in range(evals):
@@ -148,7 +148,7 @@ def test_a_seed_learns_the_same_beside_slower_ones():
 
 def test_more_evaluations_than_collections_are_refused():
     with pytest.raises(ConfigError, match=r"run\.evals=9: .* use run\.evals=8 or fewer"):
-        make_program(small(**{"run.total_steps": 200, "run.evals": 9}))
+        make_program(small(**STREAM, **{"run.total_steps": 320, "run.evals": 9}))
 
 
 def test_updates_and_targets_follow_episodes():
