@@ -168,31 +168,6 @@ def qplex_weights(p, heads, state, action):
     return total
 
 
-def fop_mixer(fop, params, q, v, action, state, advantage=None):
-    """Q_jt, lambda, the attention logits' penalty and the advantage that no gradient passes."""
-    p = params["params"]
-    value = mlp(p["MLP_0"], state)[..., 0]
-    if fop.form == "linear":
-        k = linear_weights(p, state)
-        return (k * q).sum(-1) + value, k, 0, None
-    lam = qplex_weights(p, fop.heads, state, action)
-    if fop.form == "paper":
-        return (lam * (q - v)).sum(-1) + value, lam, 0, None
-    w, penalty = 1, 0
-    if fop.attention:
-        w = 1e-10
-        for logits in similarities(p["VmapMLP_3"], p["Linear_0"], fop.heads, state):
-            penalty = penalty + (logits**2).sum(-1)
-            w = w + softmax(logits)
-    advantage = w * (q - v) if advantage is None else advantage
-    return (w * q).sum(-1) + value + ((lam - 1) * advantage).sum(-1), lam, penalty, advantage
-
-
-def clipped_ratio(above, below):
-    """Of an agent's FOP temperature to alpha."""
-    return np.clip(above / below, 0.1, 10) if above * below > 0 else 1
-
-
 def opt(params, q, state, layers):
     """ME-IGM's order-preserving transformation, Eq. 2, with weights made non-negative: q [t, B, N, A]."""
     p, shape = params["params"], (*state.shape[:-1], N, 1, -1)
